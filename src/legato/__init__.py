@@ -1,0 +1,1 @@
+"""Legato: every request is a continuation, and a continuation is exact."""

@@ -1,0 +1,105 @@
+"""The native core, as Python sees it. All activations are float32 ``[tokens, width]`` buffers.
+
+A ``Program`` is built once (``models/lower.py``), then ``run`` once a step (``runner.py``).
+Every method raises ``ValueError`` naming the argument when shapes, ids or dtypes do not fit;
+``run`` checks every index (token id, slot, block, row) before it touches memory.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legato.batch import Batch
+
+FORMATS: tuple[str, ...]
+"""F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K: names and bytes are GGUF's."""
+
+def supported_isas() -> list[str]:
+    """Instruction sets this CPU has, worst first, of: scalar avx2 avx512 avx512_vnni avx512_bf16."""
+
+class Program:
+    def __init__(self, *, isa: str, threads: int, max_tokens: int, max_logit_rows: int) -> None:
+        """``isa`` must be in ``supported_isas()``. ``max_tokens``: most rows T of a batch."""
+    isa: str
+    threads: int
+
+    # -- data -----------------------------------------------------------------------------------
+    def buffer(self, width: int) -> int:
+        """An activation buffer float32 [max_tokens, width]; memory is touched only when used."""
+    def vector(self, values: NDArray[np.float32]) -> int:
+        """A constant (norm weight, bias, inverse frequencies); copied."""
+    def matrix(self, format: str, rows: int, columns: int, data: Any) -> int:
+        """Packs ``rows`` outputs x ``columns`` inputs from ``data``: a C-contiguous buffer (uint8 or
+        the element type) of exactly the checkpoint's bytes, row-major. The buffer may be released afterwards.
+        ``columns`` must be a multiple of the format's block (1, 32 or 256). Any ``rows`` (padded inside)."""
+    def matrix_concat(self, parts: list[tuple[str, int, int, Any]]) -> int:
+        """Stacks parts of ONE format along the rows (e.g. q, k, v) into one matrix."""
+    def rope_table(self, inverse_frequencies: int, scale: float) -> int:
+        """cos/sin of position * inverse_frequency, times ``scale``; made once a step for its rows.
+        ``inverse_frequencies``: a vector of rotary_dim / 2."""
+    def kv_cache(
+        self, *, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str
+    ) -> None:
+        """Reserves the pool; dtype: float16 | bfloat16 | float32. Pages are touched only when written.
+        May be called once, before the first ``run`` and independent of the order of operators."""
+    def weight_bytes(self) -> int: ...
+    def kv_bytes_reserved(self) -> int: ...
+
+    # -- operators, executed in the order of these calls; in and out are buffers ---------------------
+    def embed(self, table: int, out: int, scale: float = 1.0) -> None: ...
+    def rms_norm(self, x: int, weight: int, out: int, eps: float) -> None:
+        """out = x / sqrt(mean(x^2) + eps) * weight; ``out`` may be ``x``."""
+    def head_norm(
+        self, x: int, weight: int, eps: float, *, offset: int, heads: int, head_dim: int
+    ) -> None:
+        """RMS norm of each head, in place, on columns [offset, offset + heads * head_dim)."""
+    def linear(
+        self, x: int, matrix: int, out: int, *, bias: int = -1, accumulate: bool = False
+    ) -> None:
+        """out (+)= x @ matrix.T + bias. With ``accumulate`` the old value of ``out`` is added last
+        (the residual connection)."""
+    def rope(
+        self,
+        x: int,
+        table: int,
+        *,
+        offset: int,
+        heads: int,
+        head_dim: int,
+        rotary_dim: int,
+        interleaved: bool,
+    ) -> None:
+        """In place. interleaved: pairs (0, 1), (2, 3) ... as in GGUF's permuted llama weights;
+        else (i, i + rotary_dim / 2) as in transformers."""
+    def kv_write(self, layer: int, k: int, k_offset: int, v: int, v_offset: int) -> None:
+        """Stores columns [offset, offset + kv_heads * head_dim) of buffers k and v into the slots."""
+    def attention(
+        self,
+        layer: int,
+        q: int,
+        q_offset: int,
+        out: int,
+        *,
+        heads: int,
+        scale: float,
+        window: int = 0,
+        softcap: float = 0.0,
+    ) -> None:
+        """Causal; ``window`` > 0: a row at p sees positions p - window + 1 .. p."""
+    def gated(self, x: int, gate_offset: int, up_offset: int, out: int, activation: str) -> None:
+        """out = act(x[:, gate]) * x[:, up], width of ``out``; silu | gelu_tanh | gelu."""
+    def add(self, x: int, y: int) -> None:
+        """x += y."""
+    def head(
+        self, x: int, norm_weight: int, eps: float, matrix: int, *, softcap: float = 0.0, scale: float = 1.0,
+        bias: int = -1,
+    ) -> None:
+        """The last operator: norm of the rows that want logits, then logits [R, vocab], then sampling."""
+
+    def run(self, batch: Batch) -> tuple[NDArray[Any], ...]:
+        """One step, without the GIL. Returns the fields of ``StepResult`` in order."""
+    def logits(self) -> NDArray[np.float32]:
+        """Copy of the last step's raw logits [R, vocab] (tests, parity)."""
+    def activation(self, buffer: int, rows: int) -> NDArray[np.float32]:
+        """Copy of a buffer after the last step (tests)."""

@@ -1,0 +1,117 @@
+"""Settings, frozen once built. Command-line flags are derived from these fields (``cli.py``).
+
+This is the only module that reads the environment; "auto" values are resolved before construction
+or by properties, never by mutation.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from legato.errors import ConfigError
+
+QUANTIZATIONS = ("none", "int8", "int4")
+KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
+GIB = 1024**3
+
+
+def flag(default: Any, help: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
+    """A field that is also a command-line flag, with its help text."""
+    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be used without swapping, from /proc/meminfo."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise ConfigError("/proc/meminfo has no MemAvailable: give --kv-cache-memory", "kv_cache_memory")
+
+
+def default_threads() -> int:
+    """The processors this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def isa_from_environment() -> str | None:
+    """``LEGATO_ISA`` forces an instruction set; the native core rejects an unknown one."""
+    return os.environ.get("LEGATO_ISA") or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Everything the engine process needs. Names are vLLM's where the meaning is the same."""
+
+    model: str = flag("smollm2", "short name, hub id, GGUF file or Hugging Face folder")
+    max_model_len: int | None = flag(None, "context length; default: the model's own", unit="tokens")
+    max_num_seqs: int = flag(256, "most sequences running at once")
+    max_num_batched_tokens: int = flag(512, "token budget of one step")
+    kv_cache_memory: int | None = flag(
+        None, "size of the KV cache; default: a share of free memory", unit="bytes"
+    )
+    kv_cache_memory_share: float = flag(0.3, "share of free memory for the KV cache")
+    kv_cache_dtype: str = flag("auto", "storage of keys and values", choices=KV_CACHE_DTYPES)
+    enable_prefix_caching: bool = flag(True, "reuse the KV of equal prefixes")
+    quantization: str = flag("none", "quantise 16/32-bit weights on loading", choices=QUANTIZATIONS)
+    threads: int | None = flag(None, "compute threads; default: the processors available")
+    isa: str | None = flag(None, "force an instruction set (default: LEGATO_ISA, or the best)")
+    seed: int = flag(0, "seed for requests that give none; -1 draws one from the system")
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}", name)
+        if self.kv_cache_memory is not None and self.kv_cache_memory < 1:
+            raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
+        if not 0.0 < self.kv_cache_memory_share <= 0.95:
+            raise ConfigError(
+                "kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share"
+            )
+        for spec in fields(self):
+            choices = spec.metadata.get("choices")
+            if choices and getattr(self, spec.name) not in choices:
+                raise ConfigError(
+                    f"{spec.name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, spec.name)!r}",
+                    spec.name,
+                )
+
+    @property
+    def resolved_threads(self) -> int:
+        return self.threads if self.threads is not None else default_threads()
+
+    @property
+    def resolved_isa(self) -> str | None:
+        return self.isa or isa_from_environment()
+
+    @property
+    def resolved_kv_cache_dtype(self) -> str:
+        return "float16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
+
+    def resolved_kv_cache_memory(self) -> int:
+        """Bytes; asks the system for free memory unless the size was given."""
+        if self.kv_cache_memory is not None:
+            return self.kv_cache_memory
+        return int(available_memory() * self.kv_cache_memory_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Everything the HTTP server needs besides the engine."""
+
+    host: str = flag("127.0.0.1", "address to listen on")
+    port: int = flag(8000, "port to listen on")
+    api_key: str | None = flag(None, "key that clients must send as a bearer token")
+    served_model_name: str | None = flag(None, "name in the API; default: the model's")
+    chat_template: str | None = flag(None, "file of a Jinja chat template to use instead of the model's")
+    cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
+    max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
+    log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be 0..65535, got {self.port}", "port")

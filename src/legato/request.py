@@ -1,0 +1,89 @@
+"""The two shapes that cross rooms: ``Request`` goes in, ``Output`` comes out.
+
+Both are plain msgspec structs, because between server and engine they cross a process border.
+Token ids only: text is the business of ``legato.text``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended; the values are OpenAI's."""
+
+    STOP = "stop"  # end-of-sequence token, stop token or stop string
+    LENGTH = "length"  # max_tokens or the context length
+    ABORT = "abort"  # cancelled by the client
+    ERROR = "error"  # the engine failed; Output.error says how
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose tokens. Names and meanings are vLLM's (and OpenAI's where they overlap).
+
+    ``validate()`` in ``legato.sampling_params`` rejects values out of range; the engine trusts them.
+    """
+
+    n: int = 1
+    max_tokens: int | None = None  # None: up to the context length
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0 or -1: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output
+    presence_penalty: float = 0.0  # over output
+    frequency_penalty: float = 0.0  # over output
+    seed: int | None = None  # None: the caller draws one before the engine sees the request
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    stop: list[str] = []  # handled by legato.text.stream, never by the engine
+    include_stop_str_in_output: bool = False
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: off; k: chosen token and the k best
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """One prompt to continue, ``params.n`` times.
+
+    Choice ``i`` samples with ``seed + i``; the random numbers of its token at output position ``p``
+    depend on ``(seed + i, p)`` only.
+    """
+
+    id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    eos_token_ids: list[int] = []  # end-of-sequence tokens; ignored with params.ignore_eos
+    priority: int = 0  # lower is served first (as in vLLM)
+    cache_salt: str = ""  # requests share cached blocks only within a salt
+
+
+class TokenLogprobs(msgspec.Struct):
+    """Log-probabilities at one position, of the unmodified distribution (before bias and temperature).
+
+    ``token_ids[0]``/``logprobs[0]`` is the chosen token with its ``rank`` (1 = most likely);
+    the rest are the most likely tokens in descending order (they may contain the chosen one again).
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
+class Output(msgspec.Struct, kw_only=True):
+    """What one engine step added to one choice of a request."""
+
+    request_id: str
+    index: int = 0  # which of the n choices
+    token_ids: list[int] = []  # new tokens of this step (a stop token that ended it included)
+    logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; [0] is None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the token of stop_token_ids / eos that ended it
+    cached_tokens: int | None = None  # prompt tokens found in the cache; with the first output
+    error: str | None = None  # with FinishReason.ERROR
