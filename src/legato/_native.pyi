@@ -55,10 +55,18 @@ class Program:
     ) -> None:
         """RMS norm of each head, in place, on columns [offset, offset + heads * head_dim)."""
     def linear(
-        self, x: int, matrix: int, out: int, *, bias: int = -1, accumulate: bool = False
+        self,
+        x: int,
+        matrix: int,
+        out: int,
+        *,
+        bias: int = -1,
+        accumulate: bool = False,
+        out_offset: int = 0,
     ) -> None:
-        """out (+)= x @ matrix.T + bias. With ``accumulate`` the old value of ``out`` is added last
-        (the residual connection)."""
+        """out[:, out_offset : out_offset + rows] (+)= x @ matrix.T + bias. With ``accumulate`` the old
+        value of ``out`` is added last (the residual connection). The other columns stay as they are
+        (q, k and v of different formats share a buffer, each with its own ``linear``)."""
     def rope(
         self,
         x: int,
