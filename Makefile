@@ -1,0 +1,43 @@
+# Two commands matter: `make serve` and `make test`. Both do all the set-up themselves.
+PYTHON ?= python3
+MODEL ?= smollm2
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*')
+
+.PHONY: serve test check format bench clean
+
+serve: $(VENV)/.serve
+	@$(BIN)/legato serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest tests $(ARGS)
+
+check: $(VENV)/.check
+	@$(BIN)/ruff format --check src tests benchmarks examples scripts
+	@$(BIN)/ruff check src tests benchmarks examples scripts
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_rooms.py
+	@find native -name '*.cc' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.check
+	@$(BIN)/ruff format src tests benchmarks examples scripts
+	@$(BIN)/ruff check --fix src tests benchmarks examples scripts
+	@find native -name '*.cc' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/.serve
+	@$(BIN)/python benchmarks/floor.py $(ARGS)
+
+$(VENV)/.serve: $(SOURCES) scripts/setup.py
+	@$(PYTHON) scripts/setup.py serve $(VENV)
+
+$(VENV)/.test: $(SOURCES) scripts/setup.py
+	@$(PYTHON) scripts/setup.py test $(VENV)
+
+$(VENV)/.check: pyproject.toml scripts/setup.py
+	@$(PYTHON) scripts/setup.py check $(VENV)
+
+clean:
+	rm -rf $(VENV) build

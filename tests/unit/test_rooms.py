@@ -1,0 +1,81 @@
+"""Imports between the rooms of the house run one way (ARCHITECTURE.md draws the same arrows)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "legato"
+
+# room -> rooms it may import from, besides itself. A room is a top-level module or folder of legato.
+LEAVES = {"errors", "config"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "gguf_file": LEAVES,
+    "request": LEAVES,
+    "sampling_params": LEAVES | {"request"},
+    "batch": LEAVES | {"request"},
+    "cache": LEAVES | {"request", "batch"},
+    "sequence": LEAVES | {"request", "batch", "cache"},
+    "scheduler": LEAVES | {"request", "batch", "cache", "sequence"},
+    "_native": {"batch"},
+    "weights": LEAVES | {"_native", "gguf_file", "batch"},
+    "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
+    "runner": LEAVES | {"_native", "batch", "request", "models", "sequence"},
+    "engine": LEAVES | {"batch", "request", "cache", "sequence", "scheduler", "runner", "models"},
+    "engine_process": LEAVES | {"request", "engine", "models"},
+    "text": LEAVES | {"request", "gguf_file"},
+}
+# Above these, engine and text meet.
+UPPER = {"server", "llm", "cli", "chat_terminal", "bench", "serving", "__init__"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py").removesuffix(".pyi")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            module = names[1] if node.module == "legato" else node.module
+            if node.module == "legato":
+                rooms |= {name.split(".")[1] for name in names[1:]}
+            elif module.startswith("legato."):
+                rooms.add(module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"{path}: relative import")
+        elif isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("legato.")}
+    return rooms
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    if room in UPPER:
+        return
+    assert room in ALLOWED, f"{room} is a new room: say in ALLOWED what it may import"
+    extra = imported_rooms(path) - ALLOWED[room] - {room}
+    assert not extra, f"{path.relative_to(SOURCE)} must not import {sorted(extra)}"
+
+
+def test_there_are_files() -> None:
+    assert len(FILES) > 20
+
+
+def test_only_config_reads_the_environment() -> None:
+    """A setting read elsewhere can neither be seen nor tested."""
+    readers = [
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        if "os.environ" in path.read_text(encoding="utf-8") and path.name != "config.py"
+    ]
+    assert readers == []
