@@ -93,6 +93,7 @@ struct Kernels {
   void (*rope)(float* x, const float* cos, const float* sin, int32_t rotary_dim, bool interleaved);  // one head
   void (*gated)(const float* gate, const float* up, float* out, int64_t n, int32_t activation);  // 0 silu 1 gelu_tanh 2 gelu
   void (*add)(float* x, const float* y, int64_t n);
+  void (*scale)(float* x, int64_t n, float factor, float softcap);  // x *= factor; softcap > 0: softcap * tanh(x / softcap)
   void (*kv_write)(const KvLayer&, const float* k, const float* v, int64_t slot);  // one row, all heads
   // --- attention.cc ---
   // Runs on every thread at once. phase 0 computes, phase 1 (after a barrier) merges partitions of long contexts.

@@ -1,0 +1,39 @@
+// Memory straight from the system: aligned, zero, and resident only where it was touched.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace legato {
+
+enum class Pages { Small, Huge };  // Huge: 2 MiB pages where the system grants them
+
+// One mapping, released with the object. Unreserved: its size may exceed free memory.
+class Region {
+ public:
+  Region() = default;
+  Region(size_t bytes, Pages pages);
+  Region(Region&& other) noexcept;
+  Region& operator=(Region&& other) noexcept;
+  ~Region();
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  void* mapping_ = nullptr;
+  size_t mapped_ = 0;
+};
+
+// Packed weights: 64-byte aligned pieces of large regions, freed together.
+class Arena {
+ public:
+  uint8_t* take(size_t bytes);
+
+ private:
+  std::vector<Region> regions_;
+  size_t used_ = 0;  // of the last region
+};
+
+}  // namespace legato
