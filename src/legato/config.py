@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from legato.errors import ConfigError
@@ -39,6 +40,11 @@ def default_threads() -> int:
 def isa_from_environment() -> str | None:
     """``LEGATO_ISA`` forces an instruction set; the native core rejects an unknown one."""
     return os.environ.get("LEGATO_ISA") or None
+
+
+def home() -> Path:
+    """Where downloaded models are kept: ``LEGATO_HOME``, or ``~/.cache/legato``."""
+    return Path(os.environ.get("LEGATO_HOME") or "~/.cache/legato").expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,11 @@ class EngineConfig:
                     f"got {getattr(self, spec.name)!r}",
                     spec.name,
                 )
+
+    @property
+    def max_logit_rows(self) -> int:
+        """Most rows of a step that want logits: one for each sequence."""
+        return min(self.max_num_seqs, self.max_num_batched_tokens)
 
     @property
     def resolved_threads(self) -> int:
