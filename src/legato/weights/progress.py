@@ -1,0 +1,32 @@
+"""A bar on the terminal while bytes arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+Report: TypeAlias = Callable[[int], None]
+"""Told how many bytes are there by now."""
+
+
+@contextmanager
+def reporting(title: str, total: int | None, show: bool) -> Iterator[Report]:
+    """Yields a function to call with the bytes so far. ``total`` None: not known."""
+    if not show:
+        yield lambda _: None
+        return
+    # imported where it is shown: an engine that finds its model on disk has no use for it
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=total)
+
+        def report(done: int) -> None:
+            bars.update(task, completed=done if total is None else min(done, total))
+
+        yield report
+        if total is not None:
+            bars.update(task, completed=total)
