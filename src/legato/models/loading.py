@@ -45,7 +45,7 @@ def load(config: EngineConfig) -> LoadedModel:
     spec = read_spec(checkpoint.config)
     context = context_length(config, spec)
     program = new_program(config)
-    lower(spec, checkpoint, program)
+    lower(spec, checkpoint, program, config.quantization)
     plan = plan_kv(config, spec, context)
     first = spec.attentions[0]
     program.kv_cache(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from legato.errors import ModelError, UnsupportedModelError
 from legato.models.rope import Rope, inverse_frequencies
 from legato.models.spec import Attention, GatedMLP, Linear, ModelSpec, Residual, RMSNorm
+from legato.weights.quantize import quantize, target_format
 from legato.weights.tensor import Checkpoint, Tensor
 
 if TYPE_CHECKING:
@@ -31,18 +32,23 @@ if TYPE_CHECKING:
 NO_BIAS = -1
 
 
-def lower(spec: ModelSpec, checkpoint: Checkpoint, program: native.Program) -> None:
+def lower(
+    spec: ModelSpec, checkpoint: Checkpoint, program: native.Program, quantization: str = "none"
+) -> None:
     """Adds the operators of ``spec`` to an empty program. Raises ``ModelError`` naming the tensor."""
-    Lowering(spec, checkpoint, program).run()
+    Lowering(spec, checkpoint, program, quantization).run()
 
 
 class Lowering:
     """One pass over the spec. Buffers and rope tables are made when first asked for, then shared."""
 
-    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint, program: native.Program) -> None:
+    def __init__(
+        self, spec: ModelSpec, checkpoint: Checkpoint, program: native.Program, quantization: str
+    ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.program = program
+        self.quantization = quantization
         self.used: set[str] = set()
         self.buffers: dict[tuple[str, int], int] = {}
         self.tables: dict[Rope, int] = {}
@@ -128,24 +134,30 @@ class Lowering:
     def stacked(self, parts: list[Linear], x: int, out: int) -> None:
         """Products of one input, side by side in ``out``. Neighbours of one format are one matrix."""
         offset = 0
-        for _, group in groupby(parts, key=lambda part: self.tensor(part.weight).format):
+        for _, group in groupby(parts, key=self.packed_format):
             run = list(group)
             self.program.linear(x, self.matrix(run), out, bias=self.bias(run), out_offset=offset)
             offset += sum(part.rows for part in run)
 
     def matrix(self, parts: list[Linear]) -> int:
-        sources = [self.tensor(p.weight, (p.rows, p.columns)) for p in parts]
-        return self.pack(sources)
+        return self.pack([self.tensor(p.weight, (p.rows, p.columns)) for p in parts], table=False)
+
+    def packed_format(self, part: Linear) -> str:
+        return target_format(self.tensor(part.weight), self.quantization, table=False)
 
     def table(self, name: str, rows: int, columns: int) -> int:
         """An embedding or head. The file's may be padded: rows beyond the vocabulary are left out."""
         tensor = self.tensor(name)
         if len(tensor.shape) != 2 or tensor.shape[1] != columns or tensor.shape[0] < rows:
             self.wrong_shape(tensor, (rows, columns))
-        return self.pack([tensor.first_rows(rows)])
+        return self.pack([tensor.row_range(0, rows)], table=True)
 
-    def pack(self, sources: list[Tensor]) -> int:
-        parts = [(t.format, t.shape[0], t.shape[1], t.data) for t in sources]
+    def pack(self, sources: list[Tensor], *, table: bool) -> int:
+        """One matrix of the stacked sources, quantised if that was asked for."""
+        parts: list[tuple[str, int, int, Any]] = []
+        for source in sources:
+            ready = quantize(source, target_format(source, self.quantization, table=table))
+            parts.append((ready.format, ready.shape[0], ready.shape[1], ready.data))
         try:
             if len(parts) == 1:
                 return self.program.matrix(*parts[0])
@@ -156,8 +168,8 @@ class Lowering:
                 f"{first.source}: tensor {first.stored_name!r}: {error}"
             ) from error
         finally:
-            for tensor in sources:
-                tensor.release()
+            for source in sources:
+                source.release()
 
     def bias(self, parts: list[Linear]) -> int:
         """The biases of stacked parts, zeros where one has none."""

@@ -97,7 +97,7 @@ def _yarn(plain: F64, rope: Rope, s: YarnScaling) -> F64:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
     width = high - low if high != low else 0.001
-    divided = np.clip((np.arange(rope.dim // 2) - low) / width, 0.0, 1.0)
+    divided: F64 = np.clip((np.arange(rope.dim // 2) - low) / width, 0.0, 1.0)
     return plain / s.factor * divided + plain * (1 - divided)
 
 

@@ -98,6 +98,7 @@ def _tensor(file: GGUFFile, stored: str, name: str) -> Tensor:
         data=np.frombuffer(file.data, np.uint8, info.nbytes, info.offset),
         pages=pages if isinstance(pages, mmap.mmap) else None,
         offset=info.offset,
+        stored_bytes=info.nbytes,
     )
 
 

@@ -115,7 +115,15 @@ def _tensor(path: Path, pages: mmap.mmap, start: int, stored: str, entry: Any) -
         raise ModelError(f"{label}: truncated or corrupt: the file ends before its data")
     data = np.frombuffer(pages, np.uint8, end - begin, start + begin)
     return Tensor(
-        spec_name(stored), stored, path, format_name, tuple(shape), data, pages, start + begin
+        name=spec_name(stored),
+        stored_name=stored,
+        source=path,
+        format=format_name,
+        shape=tuple(shape),
+        data=data,
+        pages=pages,
+        offset=start + begin,
+        stored_bytes=end - begin,
     )
 
 
@@ -126,12 +134,12 @@ def _is_count(value: Any) -> bool:
 def _check_layout(path: Path, tensors: dict[str, Tensor], start: int, size: int) -> None:
     """The format allows neither overlaps nor holes, so both are signs of corruption."""
     position = start
-    for tensor in sorted(tensors.values(), key=lambda t: (t.offset, t.data.nbytes)):
+    for tensor in sorted(tensors.values(), key=lambda t: (t.offset, t.stored_bytes)):
         if tensor.offset != position:
             raise ModelError(
                 f"{path}: tensor {tensor.stored_name!r}: data_offsets overlap or leave a hole"
             )
-        position += tensor.data.nbytes
+        position += tensor.stored_bytes
     if position != size:
         raise ModelError(f"{path}: the header describes {position} bytes, the file has {size}")
 

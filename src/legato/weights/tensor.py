@@ -46,7 +46,8 @@ class Tensor:
     shape: tuple[int, ...]  # [rows, columns] or [n]
     data: NDArray[np.uint8]
     pages: mmap.mmap | None = field(default=None, repr=False)
-    offset: int = 0  # bytes into ``pages``
+    offset: int = 0  # of the whole tensor, bytes into ``pages``
+    stored_bytes: int = 0  # of the whole tensor, in ``pages``
 
     def values(self) -> NDArray[np.float32]:
         """All elements of an F32, F16 or BF16 tensor, as a new float32 array of its shape."""
@@ -63,22 +64,21 @@ class Tensor:
             )
         return np.array(flat.reshape(self.shape), dtype=np.float32)
 
-    def first_rows(self, rows: int) -> Tensor:
-        """The same tensor without the rows after the first ``rows``."""
-        if rows == self.shape[0]:
-            return self
+    def row_range(self, begin: int, end: int) -> Tensor:
+        """Rows [begin, end) of the same bytes."""
         row_bytes = self.data.nbytes // self.shape[0]
-        return replace(self, shape=(rows, *self.shape[1:]), data=self.data[: rows * row_bytes])
+        data = self.data[begin * row_bytes : end * row_bytes]
+        return replace(self, shape=(end - begin, *self.shape[1:]), data=data)
 
     def release(self) -> None:
         """Let the system take back the pages of the file: the weights were copied by packing.
 
         The bytes stay readable (they would be mapped in again).
         """
-        if self.pages is None or not self.data.nbytes:
+        if self.pages is None or not self.stored_bytes:
             return
         start = self.offset - self.offset % mmap.PAGESIZE
-        self.pages.madvise(mmap.MADV_DONTNEED, start, self.offset + self.data.nbytes - start)
+        self.pages.madvise(mmap.MADV_DONTNEED, start, self.offset + self.stored_bytes - start)
 
 
 @dataclass(frozen=True)
