@@ -1,0 +1,492 @@
+// Causal attention over the paged cache, for prompt chunks and decode tokens alike.
+//
+// A row's result is the softmax-weighted sum of values, built tile by tile: each tile of kTile positions (borders at
+// fixed absolute positions) has its own maximum, sum and value sums; tiles enter the row's state in ascending order.
+// A unit of work is (a few rows of one sequence) x (the query heads of one KV head). Threads take contiguous shares
+// of all units by cost. A unit may be cut between threads at a tile border: the later thread stores its tiles raw and
+// phase 1 lets them enter the state in order, so the bits do not depend on where the cut was.
+#include "attention_kernels.h"
+#include "fill.h"
+
+namespace legato::LEGATO_ISA {
+namespace {
+
+constexpr int kUnitFloats = 4096;  // scaled queries of a unit stay in the first-level cache
+constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw tiles would be larger is not cut
+constexpr float kLog2E = 1.44269504088896341f;
+
+struct Unit {
+  int row, rows, kv_head;
+  int low, high;  // positions seen by any of its rows: [low, high)
+  int tile_low() const { return low / kTile; }
+  int tile_high() const { return (high + kTile - 1) / kTile; }
+};
+
+struct Shape {
+  int group, row_limit, queries, padded;  // query heads per KV head; rows, queries of a unit at most; head_dim padded
+};
+
+Shape shape_of(const AttentionArgs& a) {
+  const int group = a.heads / a.kv.kv_heads, padded = (a.kv.head_dim + 15) / 16 * 16;
+  const int queries = kUnitFloats / padded < 48 ? kUnitFloats / padded : 48;
+  const int rows = queries / group > 1 ? queries / group : 1;
+  return {group, rows, rows * group, padded};
+}
+
+int first_seen(const AttentionArgs& a, int row) {
+  const int low = a.window > 0 ? a.positions[row] - a.window + 1 : 0;
+  return low > 0 ? low : 0;
+}
+
+// The units of one call in their fixed order: rows outermost, so that a thread's share of a decode batch is whole
+// sequences.
+class Units {
+ public:
+  Units(const AttentionArgs& a, const Shape& s) : a_(a), s_(s) { group_rows(); }
+  bool at_end() const { return unit_.rows == 0; }
+  const Unit& unit() const { return unit_; }
+  void next() {
+    if (++unit_.kv_head < a_.kv.kv_heads) return;
+    unit_.row += unit_.rows;
+    group_rows();
+  }
+
+ private:
+  void group_rows() {
+    int n = 0;
+    const int row = unit_.row;
+    while (n < s_.row_limit && row + n < a_.rows && a_.sequences[row + n] == a_.sequences[row]) ++n;
+    unit_.rows = n;
+    unit_.kv_head = 0;
+    if (n == 0) return;
+    unit_.low = first_seen(a_, row);
+    unit_.high = a_.positions[row + n - 1] + 1;
+  }
+
+  const AttentionArgs& a_;
+  const Shape& s_;
+  Unit unit_{};
+};
+
+// Cost of a unit up to the absolute position `to`, in arbitrary units.
+int64_t cost_up_to(const Unit& u, const Shape& s, int to) {
+  const int seen = to < u.low ? 0 : (to < u.high ? to : u.high) - u.low;
+  return (int64_t)seen * (8 + u.rows * s.group) + (to > u.low ? 64 : 0);
+}
+int64_t cost_of(const Unit& u, const Shape& s) { return cost_up_to(u, s, u.high); }
+
+bool may_cut(const Unit& u, const Shape& s) {
+  return (int64_t)(u.tile_high() - u.tile_low()) * u.rows * s.group * s.padded * 4 <= kCutBytes;
+}
+
+// Tiles of a unit that the thread with the cost interval [from, to) owns; `start` is the unit's first cost.
+struct Share {
+  int begin, end;
+};
+Share share_of(const Unit& u, const Shape& s, int64_t start, int64_t from, int64_t to) {
+  const int first = u.tile_low(), last = u.tile_high();
+  if (start >= from && start + cost_of(u, s) <= to) return {first, last};
+  if (!may_cut(u, s)) {
+    const int64_t middle = start + cost_of(u, s) / 2;
+    return middle >= from && middle < to ? Share{first, last} : Share{first, first};
+  }
+  Share share{last, first};
+  for (int t = first; t < last; ++t) {
+    const int64_t middle = start + (cost_up_to(u, s, t * kTile) + cost_up_to(u, s, (t + 1) * kTile)) / 2;
+    if (middle < from || middle >= to) continue;
+    share.begin = t < share.begin ? t : share.begin;
+    share.end = t + 1;
+  }
+  return share;
+}
+
+// Running softmax of up to 16 queries, a query to a lane.
+struct Running {
+  alignas(64) float maximum[16], sum[16];
+};
+
+// What a thread leaves for phase 1.
+struct Header {
+  Unit head;            // the unit that it began but did not finish; rows == 0: none
+  int tail_begin, tail_end;  // raw tiles of the unit that it entered midway; empty: none
+  bool tail_finishes;   // the last tile of that unit is among them
+};
+
+// One thread's part of the scratch memory.
+struct Desk {
+  Header* header;
+  float* queries;    // scaled; per sub-block [head_dim][NQ]
+  float* state;      // [queries][padded]
+  float* scores;     // [kMaxQueries][kTile]
+  Running* running;  // [sub-blocks]
+  float* raw_state;  // [tiles][queries][padded]
+  Running* raw_running;  // [tiles][sub-blocks]
+};
+
+constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+// The most tiles that a cut unit of this call can have.
+int raw_tiles(const AttentionArgs& a, const Shape& s, int threads) {
+  if (threads == 1) return 0;
+  int most = 0;
+  for (Units it(a, s); !it.at_end(); it.next()) {
+    const int tiles = it.unit().tile_high() - it.unit().tile_low();
+    if (tiles > most && may_cut(it.unit(), s)) most = tiles;
+  }
+  return most;
+}
+
+// Sub-blocks of a unit never exceed its queries. Returns the bytes of a desk; sets *desk unless base is null.
+size_t lay_out(const Shape& s, int head_dim, int tiles, char* base, Desk* desk) {
+  size_t at = 0;
+  const auto take = [&](size_t bytes) {
+    char* p = base ? base + at : nullptr;
+    at += align64(bytes);
+    return p;
+  };
+  Desk d;
+  d.header = (Header*)take(sizeof(Header));
+  d.queries = (float*)take(sizeof(float) * s.queries * head_dim);
+  d.state = (float*)take(sizeof(float) * s.queries * s.padded);
+  d.scores = (float*)take(sizeof(float) * kMaxQueries * kTile);
+  d.running = (Running*)take(sizeof(Running) * s.queries);
+  d.raw_state = (float*)take(sizeof(float) * tiles * s.queries * s.padded);
+  d.raw_running = (Running*)take(sizeof(Running) * tiles * s.queries);
+  if (desk) *desk = d;
+  return at;
+}
+
+// 1, 2, 3, 4, 6, 8, 12: how many of the remaining queries the next sub-block takes.
+int sub_block(int remaining) {
+  const int sizes[] = {12, 8, 6, 4, 3, 2};
+  for (int size : sizes) {
+    if (size <= kMaxQueries && size <= remaining) return size;
+  }
+  return 1;
+}
+
+struct Curve {  // from dot products of the scaled query to exponents of two
+  float query_scale, inner, outer;
+  bool capped;
+};
+Curve curve_of(const AttentionArgs& a) {
+  if (a.softcap > 0) return {a.scale, 1.0f / a.softcap, a.softcap * kLog2E, true};
+  return {a.scale * kLog2E, 0, 0, false};
+}
+
+Mask16 lanes_seen(int block, int low, int high) {  // lanes of a block that lie in [low, high)
+  const int from = low - block * kBlock, to = high - block * kBlock;
+  const unsigned below = from <= 0 ? 0u : from >= 16 ? 0xffffu : (1u << from) - 1u;
+  const unsigned until = to <= 0 ? 0u : to >= 16 ? 0xffffu : (1u << to) - 1u;
+  return (Mask16)(until & ~below);
+}
+
+// Scores of one query in [low, high) become weights 2^(score - maximum).
+inline void soften(float* scores, int low, int high, const Curve& curve, float* maximum, float* sum) {
+  const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
+  const F32x16 hidden = F32x16::splat(-__builtin_inff());
+  F32x16 most = hidden;
+  for (int b = begin; b < end; ++b) {
+    F32x16 x = F32x16::load(scores + b * kBlock);
+    if (curve.capped) x = tanh(x * F32x16::splat(curve.inner)) * F32x16::splat(curve.outer);
+    x = select(lanes_seen(b, low, high), x, hidden);
+    x.store(scores + b * kBlock);
+    most = max(most, x);
+  }
+  *maximum = reduce_max(most);
+  const F32x16 top = F32x16::splat(*maximum);
+  F32x16 total = F32x16::zero();
+  for (int b = begin; b < end; ++b) {
+    const F32x16 weight = exp2_negative(F32x16::load(scores + b * kBlock) - top);
+    weight.store(scores + b * kBlock);
+    total = total + weight;
+  }
+  *sum = reduce_add(total);
+}
+
+// The state takes in a tile with maximum and sum `part`; lanes not live keep what they have.
+inline void enter(Running& running, const Running& part, Mask16 live, Blend& blend) {
+  const F32x16 old = F32x16::load(running.maximum), fresh = F32x16::load(part.maximum);
+  const F32x16 top = max(fresh, old);
+  const F32x16 keep = exp2_negative(old - top), take = exp2_negative(fresh - top);
+  const F32x16 sum = fma(F32x16::load(running.sum), keep, F32x16::load(part.sum) * take);
+  select(live, top, old).store(running.maximum);
+  select(live, sum, F32x16::load(running.sum)).store(running.sum);
+  keep.store(blend.keep);
+  take.store(blend.enter);
+  blend.raw = false;
+}
+
+template <class E>
+class Worker {
+ public:
+  Worker(const AttentionArgs& a, const Shape& s, const Desk& d) : a_(a), s_(s), d_(d), curve_(curve_of(a)) {}
+
+  // Tiles [share.begin, share.end) of a unit; raw: each tile is stored apart, for phase 1.
+  void run(const Unit& u, const Share& share, bool raw) {
+    const int queries = u.rows * s_.group;
+    scale_queries(u, queries);
+    if (!raw) clear(queries);
+    for (int t = share.begin; t < share.end; ++t) {
+      find_blocks(u, t);
+      const int64_t slot = (int64_t)(t - u.tile_low()) * s_.queries;
+      float* state = raw ? d_.raw_state + slot * s_.padded : d_.state;
+      Running* running = raw ? d_.raw_running + slot : d_.running;
+      for (int q = 0, n; q < queries; q += n) {
+        n = sub_block(queries - q);
+        const float* x = d_.queries + (int64_t)q * a_.kv.head_dim;
+        float* sums = state + (int64_t)q * s_.padded;
+        switch (n) {
+          case 1: one<1>(u, t, q, x, sums, *running, raw); break;
+          case 2: one<2>(u, t, q, x, sums, *running, raw); break;
+          case 3: one<3>(u, t, q, x, sums, *running, raw); break;
+          case 4: one<4>(u, t, q, x, sums, *running, raw); break;
+          case 6: one<6>(u, t, q, x, sums, *running, raw); break;
+          case 8: if constexpr (kMaxQueries >= 8) one<8>(u, t, q, x, sums, *running, raw); break;
+          case 12: if constexpr (kMaxQueries >= 12) one<12>(u, t, q, x, sums, *running, raw); break;
+        }
+        ++running;
+      }
+    }
+  }
+
+  // The state takes in a raw tile that thread `from` left.
+  void enter_raw(const Unit& u, int t, const Desk& from) {
+    const int queries = u.rows * s_.group;
+    const int64_t slot = (int64_t)(t - u.tile_low()) * s_.queries;
+    int index = 0;
+    for (int q = 0, n; q < queries; q += n, ++index) {
+      n = sub_block(queries - q);
+      const Visible seen = visible(u, t, q, n);
+      Blend blend;
+      enter(d_.running[index], from.raw_running[slot + index], live_lanes(seen, n), blend);
+      for (int i = 0; i < n; ++i) {
+        if (seen.low[i] >= seen.high[i]) continue;
+        float* out = d_.state + (int64_t)(q + i) * s_.padded;
+        const float* part = from.raw_state + (slot + q + i) * s_.padded;
+        const F32x16 keep = F32x16::splat(blend.keep[i]), take = F32x16::splat(blend.enter[i]);
+        for (int j = 0; j < s_.padded; j += 16) {
+          fma(F32x16::load(out + j), keep, F32x16::load(part + j) * take).store(out + j);
+        }
+      }
+    }
+  }
+
+  void finish(const Unit& u) {
+    const int queries = u.rows * s_.group, head_dim = a_.kv.head_dim;
+    int index = 0;
+    for (int q = 0, n; q < queries; q += n, ++index) {
+      n = sub_block(queries - q);
+      for (int i = 0; i < n; ++i) {
+        const int query = q + i, row = u.row + query / s_.group;
+        const int head = u.kv_head * s_.group + query % s_.group;
+        float* out = a_.out + row * a_.out_stride + (int64_t)head * head_dim;
+        const float* state = d_.state + (int64_t)query * s_.padded;
+        const F32x16 scale = F32x16::splat(1.0f / d_.running[index].sum[i]);
+        int j = 0;
+        for (; j + 16 <= head_dim; j += 16) (F32x16::load(state + j) * scale).store(out + j);
+        if (j < head_dim) (F32x16::load(state + j) * scale).store_partial(out + j, head_dim - j);
+      }
+    }
+  }
+
+ private:
+  using Raw = typename E::Raw;
+
+  void scale_queries(const Unit& u, int queries) {
+    const int head_dim = a_.kv.head_dim;
+    for (int q = 0, n; q < queries; q += n) {
+      n = sub_block(queries - q);
+      float* to = d_.queries + (int64_t)q * head_dim;
+      for (int i = 0; i < n; ++i) {
+        const int row = u.row + (q + i) / s_.group, head = u.kv_head * s_.group + (q + i) % s_.group;
+        const float* from = a_.q + row * a_.q_stride + (int64_t)head * head_dim;
+        for (int d = 0; d < head_dim; ++d) to[d * n + i] = from[d] * curve_.query_scale;
+      }
+    }
+  }
+
+  void clear(int queries) {
+    int index = 0;
+    for (int q = 0; q < queries; q += sub_block(queries - q), ++index) {
+      F32x16::splat(-__builtin_inff()).store(d_.running[index].maximum);
+      F32x16::zero().store(d_.running[index].sum);
+    }
+    for (int64_t i = 0; i < (int64_t)queries * s_.padded; i += 16) F32x16::zero().store(d_.state + i);
+  }
+
+  void find_blocks(const Unit& u, int t) {
+    const int32_t* table = a_.block_tables + a_.sequences[u.row] * a_.table_stride;
+    const int from = t * kTile > u.low ? t * kTile : u.low;
+    const int to = (t + 1) * kTile < u.high ? (t + 1) * kTile : u.high;
+    const int64_t size = (int64_t)a_.kv.head_dim * kBlock;
+    for (int b = from / kBlock; b * kBlock < to; ++b) {
+      const int64_t offset = ((int64_t)table[b] * a_.kv.kv_heads + u.kv_head) * size;
+      blocks_.k[b % kTileBlocks] = (const Raw*)a_.kv.k + offset;
+      blocks_.v[b % kTileBlocks] = (const Raw*)a_.kv.v + offset;
+    }
+  }
+
+  Visible visible(const Unit& u, int t, int q, int n) const {
+    Visible seen;
+    const int base = t * kTile;
+    for (int i = 0; i < n; ++i) {
+      const int row = u.row + (q + i) / s_.group, low = first_seen(a_, row) - base;
+      const int high = a_.positions[row] + 1 - base;
+      seen.low[i] = low > 0 ? low : 0;
+      seen.high[i] = high < kTile ? high : kTile;
+    }
+    return seen;
+  }
+
+  static Mask16 live_lanes(const Visible& seen, int n) {
+    unsigned live = 0;
+    for (int i = 0; i < n; ++i) live |= (unsigned)(seen.low[i] < seen.high[i]) << i;
+    return (Mask16)live;
+  }
+
+  // One tile for the NQ queries from q.
+  template <int NQ>
+  [[gnu::noinline]] void one(const Unit& u, int t, int q, const float* x, float* state, Running& running, bool raw) {
+    const Visible seen = visible(u, t, q, NQ);
+    const Mask16 live = live_lanes(seen, NQ);
+    if (live == 0) return;
+    int low = kTile, high = 0;
+    for (int i = 0; i < NQ; ++i) {
+      if (!(live >> i & 1)) continue;
+      low = seen.low[i] < low ? seen.low[i] : low;
+      high = seen.high[i] > high ? seen.high[i] : high;
+    }
+    score_range<E, NQ>(blocks_, low / kBlock, (high + kBlock - 1) / kBlock, x, a_.kv.head_dim, d_.scores);
+    Running part;
+    F32x16::zero().store(part.maximum);
+    F32x16::zero().store(part.sum);
+    for (int i = 0; i < NQ; ++i) {
+      if (!(live >> i & 1)) continue;
+      soften(d_.scores + i * kTile, seen.low[i], seen.high[i], curve_, &part.maximum[i], &part.sum[i]);
+    }
+    Blend blend;
+    blend.raw = raw;
+    if (raw) {
+      running = part;
+    } else {
+      enter(running, part, live, blend);
+    }
+    constexpr int kPart = NQ > 6 ? NQ / 2 : NQ;  // values need four registers a query
+    for (int i = 0; i < NQ; i += kPart) {
+      Visible half;
+      for (int j = 0; j < kPart; ++j) {
+        half.low[j] = seen.low[i + j];
+        half.high[j] = seen.high[i + j];
+        blend.keep[j] = blend.keep[i + j];
+        blend.enter[j] = blend.enter[i + j];
+      }
+      value_range<E, kPart>(blocks_, half, d_.scores + i * kTile, blend, a_.kv.head_dim, 0,
+                            state + (int64_t)i * s_.padded, s_.padded);
+    }
+  }
+
+  const AttentionArgs& a_;
+  const Shape& s_;
+  const Desk& d_;
+  const Curve curve_;
+  TileBlocks<E> blocks_;
+};
+
+struct Plan {
+  Shape shape;
+  int tiles;
+  size_t desk_bytes;
+};
+Plan plan_of(const AttentionArgs& a, int threads) {
+  Plan p;
+  p.shape = shape_of(a);
+  p.tiles = raw_tiles(a, p.shape, threads);
+  p.desk_bytes = lay_out(p.shape, a.kv.head_dim, p.tiles, nullptr, nullptr);
+  return p;
+}
+
+template <class E>
+void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thread, int threads) {
+  const Shape& s = plan.shape;
+  Header& header = *desk.header;
+  header.head.rows = 0;
+  header.tail_begin = header.tail_end = 0;
+  header.tail_finishes = false;
+  int64_t total = 0, start = 0;
+  if (threads > 1) {
+    for (Units it(a, s); !it.at_end(); it.next()) total += cost_of(it.unit(), s);
+  } else {
+    total = INT64_MAX / 4;
+  }
+  const int64_t from = total / threads * thread;
+  const int64_t to = thread + 1 == threads ? INT64_MAX : total / threads * (thread + 1);
+  Worker<E> worker(a, s, desk);
+  for (Units it(a, s); !it.at_end() && start < to; it.next()) {
+    const Unit& u = it.unit();
+    const int64_t cost = cost_of(u, s);
+    if (start + cost > from) {
+      const Share share = share_of(u, s, start, from, to);
+      if (share.begin < share.end) {
+        const bool begins = share.begin == u.tile_low(), ends = share.end == u.tile_high();
+        worker.run(u, share, !begins);
+        if (begins && ends) worker.finish(u);
+        if (begins && !ends) header.head = u;
+        if (!begins) {
+          header.tail_begin = share.begin;
+          header.tail_end = share.end;
+          header.tail_finishes = ends;
+        }
+      }
+    }
+    start += cost;
+  }
+}
+
+// A thread that began a unit takes in the tiles of the threads after it, in order, and finishes.
+template <class E>
+void merge(const AttentionArgs& a, const Plan& plan, char* scratch, int thread, int threads) {
+  Desk desk, next;
+  const auto at = [&](int t, Desk* d) {
+    lay_out(plan.shape, a.kv.head_dim, plan.tiles, scratch + plan.desk_bytes * t, d);
+  };
+  at(thread, &desk);
+  const Unit u = desk.header->head;
+  if (u.rows == 0) return;
+  Worker<E> worker(a, plan.shape, desk);
+  for (int t = thread + 1; t < threads; ++t) {
+    at(t, &next);
+    for (int tile = next.header->tail_begin; tile < next.header->tail_end; ++tile) worker.enter_raw(u, tile, next);
+    if (next.header->tail_finishes) break;
+  }
+  worker.finish(u);
+}
+
+size_t attention_scratch(const AttentionArgs& a, int threads) { return plan_of(a, threads).desk_bytes * threads; }
+
+template <class E>
+void run(const AttentionArgs& a, void* scratch, int phase, int thread, int threads) {
+  if (phase == 1 && threads == 1) return;
+  const Plan plan = plan_of(a, threads);
+  if (phase == 1) return merge<E>(a, plan, (char*)scratch, thread, threads);
+  Desk desk;
+  lay_out(plan.shape, a.kv.head_dim, plan.tiles, (char*)scratch + plan.desk_bytes * thread, &desk);
+  compute<E>(a, plan, desk, thread, threads);
+}
+
+void attention(const AttentionArgs& a, void* scratch, int phase, int thread, int threads) {
+  switch (a.kv.type) {
+    case KvType::F16: return run<HalfElement>(a, scratch, phase, thread, threads);
+    case KvType::BF16: return run<BrainElement>(a, scratch, phase, thread, threads);
+    case KvType::F32: return run<SingleElement>(a, scratch, phase, thread, threads);
+  }
+}
+
+}  // namespace
+
+void fill_attention(Kernels& k) {
+  k.attention_scratch = attention_scratch;
+  k.attention = attention;
+}
+
+}  // namespace legato::LEGATO_ISA

@@ -1,0 +1,330 @@
+// From a row of logits to a token.
+//
+// Order: log-probabilities and rank are of the logits as they came; then mask, bias, penalties (repetition, frequency,
+// presence), temperature, min-p, top-k, top-p (each on what the one before left, as vLLM does), then one draw.
+// The draw is counted, not drawn from a stream: Philox4x32-10 of (seed, position in the output), so that a replayed
+// sequence takes the same token. Sums run in one fixed order on every instruction set.
+// A row with a NaN or +inf, or with no token left, gives token -1.
+#include "fill.h"
+#include "sample_select.h"
+
+namespace legato::LEGATO_ISA {
+namespace {
+
+constexpr int64_t kSumBlock = 1024;      // values whose weights are added in floats, lane by lane
+constexpr float kGreedyBelow = 1e-5f;    // a lower temperature takes the greatest value
+constexpr float kHidden = -__builtin_inff();
+
+struct Desk {
+  float* values;          // [vocab] logits after bias and penalties
+  int32_t* counts;        // [vocab] occurrences of the tokens under a penalty; others are not initialised
+  Candidate* candidates;  // [vocab + 16 * 16]
+  double* sums;           // [vocab / kSumBlock + 1]
+};
+
+constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+size_t lay_out(int64_t vocab, char* base, Desk* desk) {
+  const size_t floats = align64(4 * (size_t)vocab), candidates = align64(sizeof(Candidate) * ((size_t)vocab + 256));
+  const size_t sums = align64(8 * ((size_t)(vocab / kSumBlock) + 1));
+  if (desk) {
+    *desk = {(float*)base, (int32_t*)(base + floats), (Candidate*)(base + 2 * floats),
+             (double*)(base + 2 * floats + candidates)};
+  }
+  return 2 * floats + candidates + sums;
+}
+
+// Philox4x32-10 (Salmon et al. 2011), counter (position, 0), key seed; 53 bits of it as a number in [0, 1).
+double uniform(uint64_t seed, uint64_t position) {
+  uint32_t x[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0};
+  uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = (uint64_t)x[0] * 0xd2511f53u, b = (uint64_t)x[2] * 0xcd9e8d57u;
+    const uint32_t next[4] = {(uint32_t)(b >> 32) ^ x[1] ^ key[0], (uint32_t)b, (uint32_t)(a >> 32) ^ x[3] ^ key[1],
+                              (uint32_t)a};
+    for (int i = 0; i < 4; ++i) x[i] = next[i];
+    key[0] += 0x9e3779b9u;
+    key[1] += 0xbb67ae85u;
+  }
+  return (double)(((uint64_t)x[1] << 32 | x[0]) >> 11) * 0x1p-53;
+}
+
+// The greatest value; NaN if the row holds a NaN or +inf, or nothing but -inf.
+float greatest(const float* x, int64_t n) {
+  F32x16 most[4], odd[4];
+  for (int j = 0; j < 4; ++j) {
+    most[j] = F32x16::splat(kHidden);
+    odd[j] = F32x16::zero();
+  }
+  // x - x is 0 for a number and NaN otherwise; -inf is let through by adding it to the lowest number first.
+  const F32x16 lowest = F32x16::splat(-__FLT_MAX__);
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      const F32x16 v = F32x16::load(x + i + j * kLanes), finite = max(lowest, v);  // NaN: v
+      most[j] = max(most[j], v);
+      odd[j] = odd[j] + (finite - finite);
+    }
+  }
+  for (; i < n; i += kLanes) {
+    const F32x16 v = load_or_hidden(x, i, n), finite = max(lowest, v);
+    most[0] = max(most[0], v);
+    odd[0] = odd[0] + (finite - finite);
+  }
+  const float top = reduce_max(max(max(most[0], most[1]), max(most[2], most[3])));
+  const float sum = reduce_add((odd[0] + odd[1]) + (odd[2] + odd[3]));
+  return sum == 0.0f && top > kHidden ? top : __builtin_nanf("");
+}
+
+int32_t first_equal(const float* x, int64_t n, float value) {
+  const F32x16 wanted = F32x16::splat(value);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const unsigned m = equal(load_or_hidden(x, i, n), wanted);
+    if (m != 0) return (int32_t)i + __builtin_ctz(m);
+  }
+  return -1;
+}
+
+// Sum of exp((x - top) * scale) over x[0, n), n <= kSumBlock.
+double block_sum(const float* x, int64_t n, float top, float scale) {
+  const F32x16 t = F32x16::splat(top), s = F32x16::splat(scale);
+  F32x16 sum = F32x16::zero();
+  for (int64_t i = 0; i < n; i += kLanes) sum = sum + exp((load_or_hidden(x, i, n) - t) * s);
+  return (double)reduce_add(sum);
+}
+
+// The sum over the whole row; each block's own sum too, unless sums is null.
+double total_weight(const float* x, int64_t n, float top, float scale, double* sums) {
+  double total = 0;
+  for (int64_t i = 0; i < n; i += kSumBlock) {
+    const double sum = block_sum(x + i, n - i < kSumBlock ? n - i : kSumBlock, top, scale);
+    if (sums) sums[i / kSumBlock] = sum;
+    total += sum;
+  }
+  return total;
+}
+
+void copy_allowed(const float* logits, int64_t vocab, const uint32_t* mask, float* out) {
+  const F32x16 hidden = F32x16::splat(kHidden);
+  for (int64_t i = 0; i < vocab; i += kLanes) {
+    F32x16 x = load_or_hidden(logits, i, vocab);
+    if (mask) x = select((Mask16)(mask[i / 32] >> i % 32), x, hidden);
+    x.store_partial(out + i, (int)(vocab - i < kLanes ? vocab - i : kLanes));
+  }
+}
+
+bool has_penalty(const SampleRow& r) {
+  return r.repetition_penalty != 1.0f || r.presence_penalty != 0.0f || r.frequency_penalty != 0.0f;
+}
+
+// Each token once, however often it occurs.
+void penalise(const SampleRow& r, int64_t vocab, int32_t* counts, float* values) {
+  const auto known = [&](int32_t id) { return id >= 0 && id < vocab; };
+  for (int32_t i = 0; i < r.prompt_count; ++i) {
+    if (known(r.prompt_ids[i])) counts[r.prompt_ids[i]] = 0;
+  }
+  for (int32_t i = 0; i < r.output_count; ++i) {
+    if (known(r.output_ids[i])) counts[r.output_ids[i]] = 0;
+  }
+  for (int32_t i = 0; i < r.output_count; ++i) {
+    if (known(r.output_ids[i])) ++counts[r.output_ids[i]];
+  }
+  const auto apply = [&](int32_t id) {
+    if (!known(id) || counts[id] < 0) return;
+    float x = values[id];
+    x = x > 0 ? x / r.repetition_penalty : x * r.repetition_penalty;
+    x -= r.frequency_penalty * (float)counts[id];
+    if (counts[id] > 0) x -= r.presence_penalty;
+    values[id] = x;
+    counts[id] = -1;
+  };
+  if (r.repetition_penalty != 1.0f) {
+    for (int32_t i = 0; i < r.prompt_count; ++i) apply(r.prompt_ids[i]);
+  }
+  for (int32_t i = 0; i < r.output_count; ++i) apply(r.output_ids[i]);
+}
+
+// The logits as the row wants them: the row itself where nothing is changed.
+const float* adjust(const float* logits, int64_t vocab, const SampleRow& r, const Desk& desk) {
+  const bool penalty = has_penalty(r);
+  if (!r.mask && r.bias_count == 0 && !penalty) return logits;
+  copy_allowed(logits, vocab, r.mask, desk.values);
+  for (int32_t i = 0; i < r.bias_count; ++i) {
+    if (r.bias_ids[i] >= 0 && r.bias_ids[i] < vocab) desk.values[r.bias_ids[i]] += r.bias_values[i];
+  }
+  if (penalty) penalise(r, vocab, desk.counts, desk.values);
+  return desk.values;
+}
+
+// Draws from the whole row: finds the block of the cumulative sum, then the token within it.
+int32_t draw_from_all(const float* x, int64_t n, float top, float scale, double u, double* sums) {
+  double rest = u * total_weight(x, n, top, scale, sums);
+  const int64_t blocks = (n + kSumBlock - 1) / kSumBlock;
+  int64_t b = 0, last = 0;
+  for (; b < blocks; ++b) {
+    if (sums[b] > 0) last = b;
+    if (rest < sums[b]) break;
+    rest -= sums[b];
+  }
+  if (b == blocks) b = last;  // rounding carried the draw past the end
+  int32_t chosen = -1;
+  const int64_t end = (b + 1) * kSumBlock < n ? (b + 1) * kSumBlock : n;
+  for (int64_t i = b * kSumBlock; i < end; i += kLanes) {
+    float weight[kLanes];
+    exp((load_or_hidden(x, i, n) - F32x16::splat(top)) * F32x16::splat(scale)).store(weight);
+    for (int j = 0; j < kLanes; ++j) {
+      if (weight[j] == 0.0f) continue;
+      chosen = (int32_t)i + j;
+      if (rest < (double)weight[j]) return chosen;
+      rest -= (double)weight[j];
+    }
+  }
+  return chosen;
+}
+
+void weigh(Candidate* c, int64_t n, float top, float scale) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    float x[kLanes] = {};
+    const int count = (int)(n - i < kLanes ? n - i : kLanes);
+    for (int j = 0; j < count; ++j) x[j] = c[i + j].value;
+    exp((F32x16::load(x) - F32x16::splat(top)) * F32x16::splat(scale)).store(x);
+    for (int j = 0; j < count; ++j) c[i + j].weight = x[j];
+  }
+}
+
+double mass_of(const Candidate* c, int64_t n) {
+  double mass = 0;
+  for (int64_t i = 0; i < n; ++i) mass += (double)c[i].weight;
+  return mass;
+}
+
+int32_t draw_from(const Candidate* c, int64_t n, double u) {
+  const double target = u * mass_of(c, n);
+  double mass = 0;
+  int32_t chosen = c[0].id;
+  for (int64_t i = 0; i < n; ++i) {
+    if (c[i].weight == 0.0f) continue;
+    chosen = c[i].id;
+    mass += (double)c[i].weight;
+    if (target < mass) break;
+  }
+  return chosen;
+}
+
+// The tokens that min-p and top-k leave, weighed, or all those that top-p could keep; *mass: of what they leave.
+int64_t shortlist(const float* x, int64_t vocab, const SampleRow& r, float top, float scale, Candidate* c,
+                  double* mass) {
+  float limit = kHidden;  // of min-p: value >= greatest + temperature * ln(min_p)
+  if (r.min_p > 0) limit = (float)((double)top + (double)r.temperature * __builtin_log((double)r.min_p));
+  if (limit > top) limit = top;
+  int64_t n;
+  if (r.top_k > 0 && r.top_k < vocab) {
+    n = select_top(x, vocab, r.top_k, c);
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (c[i].value >= limit && c[i].value > kHidden) c[kept++] = c[i];
+    }
+    n = kept;
+  } else if (r.min_p > 0) {
+    n = collect(x, vocab, limit, c);
+  } else {
+    // Tokens below the threshold weigh (1 - p) of all together at most, so that top-p drops every one of them.
+    *mass = total_weight(x, vocab, top, scale, nullptr);
+    const double least = (1.0 - (double)r.top_p) * *mass / (double)vocab;
+    n = collect(x, vocab, (float)((double)top + (double)r.temperature * __builtin_log(least * 0.999)), c);
+    weigh(c, n, top, scale);
+    return n;
+  }
+  weigh(c, n, top, scale);
+  *mass = mass_of(c, n);
+  return n;
+}
+
+int32_t pick(const float* x, int64_t vocab, const SampleRow& r, float top, const Desk& desk) {
+  if (!(r.temperature >= kGreedyBelow)) return first_equal(x, vocab, top);
+  const float scale = 1.0f / r.temperature;
+  const double u = uniform(r.seed, r.output_position);
+  const bool top_k = r.top_k > 0 && r.top_k < vocab, top_p = r.top_p < 1.0f;
+  if (!top_k && !top_p && !(r.min_p > 0)) return draw_from_all(x, vocab, top, scale, u, desk.sums);
+  double mass;
+  int64_t n = shortlist(x, vocab, r, top, scale, desk.candidates, &mass);
+  if (top_p) n = select_mass(desk.candidates, n, (double)r.top_p * mass);
+  return draw_from(desk.candidates, n, u);
+}
+
+int32_t count_greater(const float* x, int64_t n, float value) {
+  const F32x16 limit = F32x16::splat(value);
+  int32_t count = 0;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    count += __builtin_popcount((unsigned)less(limit, load_or_hidden(x, i, n)));
+  }
+  return count;
+}
+
+void report(const float* logits, int64_t vocab, const SampleRow& r, float top, const Desk& desk, SampleResult& out) {
+  const double log_sum = __builtin_log(total_weight(logits, vocab, top, 1.0f, nullptr));
+  const auto logprob = [&](float x) { return (float)((double)x - (double)top - log_sum); };
+  if (out.token >= 0) {
+    out.logprob = logprob(logits[out.token]);
+    out.rank = 1 + count_greater(logits, vocab, logits[out.token]);
+  }
+  if (r.num_logprobs == 0 || !out.top_ids) return;
+  const int64_t n = select_top(logits, vocab, r.num_logprobs, desk.candidates);
+  sort_falling(desk.candidates, n);
+  for (int64_t i = 0; i < r.num_logprobs; ++i) {
+    out.top_ids[i] = i < n ? desk.candidates[i].id : -1;
+    out.top_logprobs[i] = i < n ? logprob(desk.candidates[i].value) : __builtin_nanf("");
+  }
+}
+
+void sample(const float* logits, int64_t vocab, const SampleRow& r, SampleResult& out, void* scratch) {
+  Desk desk;
+  lay_out(vocab, (char*)scratch, &desk);
+  out.token = -1;
+  out.rank = 0;
+  out.logprob = __builtin_nanf("");
+  for (int32_t i = 0; i < r.num_logprobs && out.top_ids; ++i) {
+    out.top_ids[i] = -1;
+    out.top_logprobs[i] = __builtin_nanf("");
+  }
+  const float top = greatest(logits, vocab);
+  if (top != top) return;
+  if (r.forced >= 0) {
+    out.token = r.forced < vocab ? r.forced : -1;
+  } else {
+    const float* x = adjust(logits, vocab, r, desk);
+    const float adjusted_top = x == logits ? top : greatest(x, vocab);
+    if (adjusted_top == adjusted_top) out.token = pick(x, vocab, r, adjusted_top, desk);
+  }
+  if (r.num_logprobs >= 0) report(logits, vocab, r, top, desk, out);
+}
+
+size_t sample_scratch(int64_t vocab) { return lay_out(vocab, nullptr, nullptr); }
+
+// Four chains of multiply and rotate over the bits, then mixed together.
+uint64_t hash_row(const float* logits, int64_t vocab) {
+  uint64_t h[4] = {0x9e3779b97f4a7c15ull, 0xbf58476d1ce4e5b9ull, 0x94d049bb133111ebull, (uint64_t)vocab};
+  for (int64_t i = 0; i < vocab; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, logits + i, 4);
+    uint64_t& x = h[i & 3];
+    x = (x ^ bits) * 0xd6e8feb86659fd93ull;
+    x ^= x >> 32;
+  }
+  uint64_t all = 0;
+  for (int i = 0; i < 4; ++i) {
+    all = (all ^ h[i]) * 0xff51afd7ed558ccdull;
+    all ^= all >> 29;
+  }
+  return all;
+}
+
+}  // namespace
+
+void fill_sample(Kernels& k) {
+  k.sample_scratch = sample_scratch;
+  k.sample = sample;
+  k.hash_row = hash_row;
+}
+
+}  // namespace legato::LEGATO_ISA
