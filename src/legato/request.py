@@ -61,6 +61,9 @@ class Request(msgspec.Struct, kw_only=True):
     eos_token_ids: list[int] = []  # end-of-sequence tokens; ignored with params.ignore_eos
     priority: int = 0  # lower is served first (as in vLLM)
     cache_salt: str = ""  # requests share cached blocks only within a salt
+    output_token_ids: list[int] = []
+    """Output given already (a resumed request): positions, penalties, ``min_tokens`` and
+    ``max_tokens`` go on where they stood; only new tokens are reported."""
 
 
 class TokenLogprobs(msgspec.Struct):

@@ -25,8 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "weights": LEAVES | {"_native", "gguf_file", "batch"},
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
     "runner": LEAVES | {"_native", "batch", "request", "models", "sequence"},
-    "engine": LEAVES | {"batch", "request", "cache", "sequence", "scheduler", "runner", "models"},
-    "engine_process": LEAVES | {"request", "engine", "models"},
+    "packing": LEAVES | {"batch", "request", "sequence", "scheduler"},
+    "messages": LEAVES | {"request", "models"},
+    "engine": LEAVES
+    | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}
+    | {"messages", "models"},
+    "engine_process": LEAVES | {"request", "messages", "engine", "models"},
     "text": LEAVES | {"request", "gguf_file"},
 }
 # Above these, engine and text meet.

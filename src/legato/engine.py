@@ -1,0 +1,244 @@
+"""Engine: requests in, tokens out, one step at a time. Token ids only: no tokenizer, no HTTP."""
+
+from __future__ import annotations
+
+import time
+
+from legato.batch import BLOCK_SIZE, StepResult
+from legato.cache.kv import KVCache
+from legato.config import EngineConfig
+from legato.errors import ContextLengthError, EngineError, RequestError
+from legato.messages import Stats
+from legato.models.info import ModelInfo
+from legato.packing import Packer
+from legato.request import FinishReason, Output, Request
+from legato.runner import Program, Runner, token_logprobs
+from legato.scheduler import Part, Scheduler
+from legato.sequence import Sequence
+
+
+class Engine:
+    """Serves requests on a program (``models.load`` makes it), many at a time.
+
+    ``max_model_len``: most tokens of a sequence, as the model and the KV pool allow.
+    """
+
+    def __init__(self, program: Program, info: ModelInfo, config: EngineConfig) -> None:
+        self.info = info
+        self.max_model_len = min(info.max_model_len, info.num_blocks * BLOCK_SIZE)
+        self._shares_prefixes = config.enable_prefix_caching
+        self._cache = KVCache(info.num_blocks, config.max_num_seqs, self.max_model_len)
+        self._scheduler = Scheduler(
+            self._cache,
+            max_tokens=config.max_num_batched_tokens,
+            max_rows=config.max_logit_rows,
+            max_sequences=config.max_num_seqs,
+        )
+        self._packer = Packer(
+            self._cache.tables, info.vocab_size, config.max_logit_rows
+        )
+        self._runner = Runner(program)
+        self._open: dict[str, list[Sequence]] = {}  # choices that are not finished
+        self._arrivals = 0
+        self._stats = Stats(blocks_total=info.num_blocks)
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises RequestError or ContextLengthError if it cannot be served."""
+        self._validate(request)
+        self._arrivals += 1
+        # Without prefix caching a request shares blocks with itself only (choices, preemption).
+        salt = request.cache_salt if self._shares_prefixes else f"\0{self._arrivals}"
+        choices = [
+            Sequence(request, index, self._arrivals, self.max_model_len, salt)
+            for index in range(request.params.n)
+        ]
+        self._open[request.id] = choices
+        self._stats.prompt_tokens += len(request.prompt_token_ids)
+        self._scheduler.add(list(choices))
+
+    def step(self) -> list[Output]:
+        """Computes the next tokens of everything that can go on; empty without work."""
+        started = time.perf_counter()
+        parts = self._scheduler.schedule()
+        if not parts:
+            if self.has_work:
+                raise EngineError(
+                    "nothing could be scheduled although requests are waiting"
+                )
+            return []
+        outputs: list[Output] = []
+        for computed, result in self._run(parts):
+            if isinstance(result, StepResult):
+                self._absorb(computed, result, outputs)
+            else:
+                outputs += [self._fail(part.sequence, result) for part in computed]
+        self._count(parts, time.perf_counter() - started)
+        return outputs
+
+    def cancel(self, request_id: str, index: int | None = None) -> list[Output]:
+        """Ends a request, or one of its choices, at once; what was open ends with ABORT.
+
+        Unknown and finished requests are ignored: the client cannot know how far the engine is.
+        """
+        cancelled = [
+            s for s in self._open.get(request_id, ()) if index in (None, s.index)
+        ]
+        return [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
+
+    def stats(self) -> Stats:
+        """The counters, as they are now. The struct is the engine's own: read it, do not keep it."""
+        stats, pool = self._stats, self._cache.pool
+        stats.running = len(self._scheduler.running)
+        stats.waiting = len(self._scheduler.sequences) - stats.running
+        stats.blocks_free = pool.num_free
+        stats.blocks_cached = pool.num_cached
+        stats.blocks_used = pool.num_used
+        stats.preemptions = self._scheduler.num_preemptions
+        return stats
+
+    def clear_cache(self) -> None:
+        """Forgets every cached block that no sequence holds."""
+        self._cache.clear()
+
+    def check_integrity(self) -> None:
+        """Every block is free, cached or referenced, and every sequence is where it should be.
+
+        Raises EngineError otherwise. Between steps only.
+        """
+        sequences = self._scheduler.sequences
+        open_sequences = [
+            sequence for choices in self._open.values() for sequence in choices
+        ]
+        if len(sequences) != len(set(sequences)) or set(sequences) != set(
+            open_sequences
+        ):
+            raise EngineError("a sequence is lost, or scheduled twice")
+        for sequence in sequences:
+            if sequence.hold.is_empty != (sequence not in self._scheduler.running):
+                raise EngineError(
+                    "a waiting sequence holds blocks, or a running one does not"
+                )
+            if not 0 <= sequence.num_computed < sequence.num_tokens:
+                raise EngineError("a sequence has nothing left to compute")
+        self._cache.check_integrity(sequence.hold for sequence in sequences)
+
+    def _validate(self, request: Request) -> None:
+        prompt, known = request.prompt_token_ids, request.output_token_ids
+        if request.id in self._open:
+            raise RequestError(f"request id {request.id!r} is in use", "request_id")
+        if not prompt:
+            raise RequestError("the prompt is empty", "prompt")
+        if known and request.params.n > 1:
+            raise RequestError("only a single choice can be resumed", "n")
+        for name, ids in (("prompt", prompt), ("output_token_ids", known)):
+            if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
+                raise RequestError(
+                    f"a token id is not in 0..{self.info.vocab_size - 1}", name
+                )
+        if len(prompt) + len(known) >= self.max_model_len + bool(known):
+            raise ContextLengthError(
+                f"the prompt has {len(prompt) + len(known)} tokens, which leaves no room for an "
+                f"answer: the context length is {self.max_model_len}",
+                "prompt",
+            )
+
+    def _run(
+        self, parts: list[Part]
+    ) -> list[tuple[list[Part], StepResult | Exception]]:
+        """Runs the parts together. If that fails, one by one, to find whose fault it is: a row's
+        numbers do not depend on its neighbours, so the others lose nothing."""
+        outcome = self._try(parts)
+        if isinstance(outcome, StepResult) or len(parts) == 1:
+            return [(parts, outcome)]
+        outcomes = [([part], self._try([part])) for part in parts]
+        if not any(isinstance(alone, StepResult) for _, alone in outcomes):
+            raise EngineError(f"the step failed: {outcome}") from outcome
+        return outcomes
+
+    def _try(self, parts: list[Part]) -> StepResult | Exception:
+        try:
+            return self._runner.run(self._packer.pack(parts))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is somebody's fault
+            return error
+
+    def _absorb(
+        self, parts: list[Part], result: StepResult, outputs: list[Output]
+    ) -> None:
+        """Takes over what a step brought, part by part; ``row`` walks through its logit rows."""
+        tokens = result.token_ids.tolist()
+        row = 0
+        for part in parts:
+            sequence = part.sequence
+            if part.num_forced:
+                wanted = sequence.params.prompt_logprobs or 0
+                sequence.prompt_logprobs += [
+                    token_logprobs(result, row + i, wanted)
+                    for i in range(part.num_forced)
+                ]
+                row += part.num_forced
+            self._scheduler.computed(part)
+            if part.samples:
+                outputs.append(self._extend(sequence, tokens[row], result, row))
+                row += 1
+
+    def _extend(
+        self, sequence: Sequence, token: int, result: StepResult, row: int
+    ) -> Output:
+        """The sequence has a new token, and may have ended with it."""
+        if (
+            sequence.is_exhausted
+        ):  # no output was wanted, only the prompt's log-probabilities
+            return self._end(sequence, FinishReason.LENGTH)
+        sequence.append(token)
+        self._stats.generation_tokens += 1
+        output = self._output(sequence)
+        output.token_ids = [token]
+        if sequence.params.logprobs is not None:
+            output.logprobs = [token_logprobs(result, row, sequence.params.logprobs)]
+        output.finish_reason = sequence.next_end(token)
+        if output.finish_reason is not None:
+            self._close(sequence)
+            if output.finish_reason is FinishReason.STOP:
+                output.stop_token_id = token
+        return output
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> Output:
+        """Ends a sequence without a new token."""
+        self._close(sequence)
+        output = self._output(sequence)
+        output.finish_reason = reason
+        return output
+
+    def _fail(self, sequence: Sequence, error: Exception) -> Output:
+        output = self._end(sequence, FinishReason.ERROR)
+        output.error = f"{type(error).__name__}: {error}"
+        return output
+
+    def _close(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        choices = self._open[sequence.request.id]
+        choices.remove(sequence)
+        if not choices:
+            del self._open[sequence.request.id]
+
+    def _output(self, sequence: Sequence) -> Output:
+        """An output to fill; a sequence's first tells what only the first tells."""
+        output = Output(request_id=sequence.request.id, index=sequence.index)
+        if not sequence.is_announced and sequence.num_cached is not None:
+            sequence.is_announced = True
+            output.cached_tokens = sequence.num_cached
+            if sequence.wants_prompt_logprobs and sequence.is_prompt_scored:
+                output.prompt_logprobs = [None, *sequence.prompt_logprobs]
+            if sequence.index == 0:
+                self._stats.cached_tokens += sequence.num_cached
+        return output
+
+    def _count(self, parts: list[Part], seconds: float) -> None:
+        self._stats.steps += 1
+        self._stats.step_seconds += seconds
+        self._stats.last_step_seconds = seconds
+        self._stats.last_step_tokens = sum(part.count for part in parts)

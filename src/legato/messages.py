@@ -1,0 +1,113 @@
+"""What crosses the border between the server's process and the engine's: msgpack, tagged structs.
+
+Commands go to the engine, events come back. ``Start`` is the first command, ``Ready`` or ``Failed``
+ends loading.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from legato.config import EngineConfig
+from legato.models.info import ModelInfo
+from legato.request import Output, Request
+
+
+class Stats(msgspec.Struct, kw_only=True):
+    """The engine's counters. Blocks are now; the others count from the engine's start."""
+
+    running: int = 0  # sequences
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_free: int = 0
+    blocks_cached: int = 0  # unused, but a prefix may find them
+    blocks_used: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0  # all steps together
+    last_step_seconds: float = 0.0
+    last_step_tokens: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0  # of admitted requests
+    cached_tokens: int = 0  # those of them that were found in the cache
+    generation_tokens: int = 0
+
+
+# -- commands ---------------------------------------------------------------------------------------
+class Start(msgspec.Struct, tag=True):
+    """Load the model."""
+
+    config: EngineConfig
+
+
+class Add(msgspec.Struct, tag=True):
+    """Begin a request."""
+
+    request: Request
+
+
+class Cancel(msgspec.Struct, tag=True):
+    """Stop a request, or one of its choices."""
+
+    request_id: str
+    index: int | None = None
+
+
+class Check(msgspec.Struct, tag=True):
+    """Run ``check_integrity``; ``clear``: forget all cached blocks. Answered by ``Checked``."""
+
+    clear: bool = False
+
+
+class Stop(msgspec.Struct, tag=True):
+    """Exit."""
+
+
+Command = Start | Add | Cancel | Check | Stop
+
+
+# -- events -----------------------------------------------------------------------------------------
+class Loading(msgspec.Struct, tag=True):
+    """Progress of loading: what is being done."""
+
+    what: str
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The model is loaded."""
+
+    info: ModelInfo
+    stats: Stats
+
+
+class Failed(msgspec.Struct, tag=True):
+    """Loading failed with ``kind``, a class of ``legato.errors``."""
+
+    kind: str
+    message: str
+    field: str | None = None
+
+
+class Refused(msgspec.Struct, tag=True):
+    """A request was not accepted."""
+
+    request_id: str
+    kind: str
+    message: str
+    field: str | None = None
+
+
+class Stepped(msgspec.Struct, tag=True):
+    """What a step brought."""
+
+    outputs: list[Output]
+    stats: Stats
+
+
+class Checked(msgspec.Struct, tag=True):
+    """``problem``: what ``check_integrity`` found; None: the pool balances."""
+
+    problem: str | None
+    stats: Stats
+
+
+Event = Loading | Ready | Failed | Refused | Stepped | Checked

@@ -1,0 +1,200 @@
+"""Scheduler: which tokens of which sequences are computed in the coming step.
+
+Decode tokens first, then prompt chunks of running sequences, then newly admitted ones, all under one
+token budget. Sequences are served by priority, then arrival. When the pool is full, the last in that
+order is preempted: its blocks stay in the prefix index for as long as nobody needs them, and it is
+recomputed from its tokens later, with the same result.
+
+A sequence is in exactly one place: ``waiting`` (holds nothing), ``running`` (holds a lane and blocks
+for all its known tokens), or among the followers of the request's first choice, until that one has
+computed the prompt they share.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from legato.cache.kv import KVCache
+from legato.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Part:
+    """``count`` tokens of a sequence, from its first uncomputed one.
+
+    The last ``num_forced`` rows before the last prompt token want the log-probability of the prompt
+    token that follows, starting ``first_forced`` rows into the part. ``samples``: the part's last row
+    yields a token.
+    """
+
+    sequence: Sequence
+    count: int
+    first_forced: int = 0
+    num_forced: int = 0
+    samples: bool = False
+
+    @classmethod
+    def of(cls, sequence: Sequence, count: int) -> Part:
+        part = cls(sequence, count, samples=count == sequence.num_pending)
+        if sequence.wants_prompt_logprobs:
+            known = len(sequence.prompt_logprobs)
+            part.first_forced = max(known - sequence.num_computed, 0)
+            last = min(count, sequence.num_prompt - 1 - sequence.num_computed)
+            part.num_forced = max(last - part.first_forced, 0)
+        return part
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that want logits."""
+        return self.num_forced + self.samples
+
+
+@dataclass(slots=True)
+class Plan:
+    """The parts of one step, and what is left of its budget."""
+
+    tokens_left: int
+    rows_left: int
+    parts: dict[Sequence, Part] = field(default_factory=dict)
+
+    def add(self, sequence: Sequence) -> None:
+        """As many pending tokens of the sequence as fit; possibly none."""
+        count = min(sequence.num_pending, self.tokens_left)
+        part = Part.of(sequence, count)
+        while (excess := part.num_rows - self.rows_left) > 0:
+            part = Part.of(
+                sequence, part.count - excess
+            )  # each token brings at most one row
+        if part.count > 0:
+            self.parts[sequence] = part
+            self.tokens_left -= part.count
+            self.rows_left -= part.num_rows
+
+    def remove(self, sequence: Sequence) -> None:
+        part = self.parts.pop(sequence, None)
+        if part is not None:
+            self.tokens_left += part.count
+            self.rows_left += part.num_rows
+
+
+class Scheduler:
+    """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once."""
+
+    def __init__(
+        self, cache: KVCache, *, max_tokens: int, max_rows: int, max_sequences: int
+    ) -> None:
+        self.cache = cache
+        self.max_tokens = max_tokens
+        self.max_rows = max_rows
+        self.max_sequences = max_sequences
+        self.waiting: list[Sequence] = []  # both in the order of service
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._followers: dict[Sequence, list[Sequence]] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that are not finished."""
+        followers = [
+            follower for group in self._followers.values() for follower in group
+        ]
+        return self.running + self.waiting + followers
+
+    def add(self, choices: list[Sequence]) -> None:
+        """Queues the choices of a request: the first at once, the others behind it."""
+        leader, *followers = choices
+        insort(self.waiting, leader, key=lambda s: s.key)
+        if followers:
+            self._followers[leader] = followers
+
+    def schedule(self) -> list[Part]:
+        """The parts of the coming step, decodes first. Running sequences get the blocks they need."""
+        plan = Plan(self.max_tokens, self.max_rows)
+        self._plan_decodes(plan)
+        for sequence in self.running:
+            if plan.tokens_left and sequence.num_pending > 1:
+                plan.add(sequence)
+        while self.waiting and plan.tokens_left and self._admit(self.waiting[0], plan):
+            plan.add(self.waiting.pop(0))
+        return list(plan.parts.values())
+
+    def _plan_decodes(self, plan: Plan) -> None:
+        index = 0
+        while index < len(self.running) and plan.tokens_left:
+            sequence = self.running[index]
+            if sequence.num_pending == 1:
+                while not self.cache.extend(sequence.hold, sequence.num_tokens):
+                    victim = self.running[-1]
+                    self._preempt(victim, plan)
+                    if victim is sequence:
+                        return
+                plan.add(sequence)
+            index += 1
+
+    def _admit(self, sequence: Sequence, plan: Plan) -> bool:
+        """Gives the first of the waiting its blocks, if need be those of less urgent sequences."""
+        while not (len(self.running) < self.max_sequences and self._claim(sequence)):
+            victim = self.running[-1] if self.running else sequence
+            if victim.request.priority <= sequence.request.priority:
+                return False
+            self._preempt(victim, plan)
+        insort(self.running, sequence, key=lambda s: s.key)
+        return True
+
+    def _claim(self, sequence: Sequence) -> bool:
+        # A block for each running sequence stays available: no preemption for BLOCK_SIZE steps.
+        found = self.cache.claim(
+            sequence.hold, sequence.ids, sequence.num_reusable, spare=len(self.running)
+        )
+        if found is None:
+            return False
+        sequence.num_computed = found
+        if sequence.num_cached is None:
+            sequence.num_cached = min(found, sequence.num_prompt)
+        return True
+
+    def _preempt(self, victim: Sequence, plan: Plan) -> None:
+        """Back to the queue. The victim is the last of the running ones."""
+        self.running.pop()
+        plan.remove(victim)
+        self._release(victim)
+        insort(self.waiting, victim, key=lambda s: s.key)
+        self.num_preemptions += 1
+
+    def computed(self, part: Part) -> None:
+        """The step has run: counts the part's tokens, whose blocks others may now use."""
+        sequence = part.sequence
+        self.cache.copied(sequence.hold)
+        sequence.num_computed += part.count
+        self.cache.index_full(sequence.hold, sequence.ids, sequence.num_computed)
+        if sequence in self._followers and sequence.is_prompt_computed:
+            self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
+            self._queue_followers(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """It is finished or cancelled, wherever it is."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        else:
+            for group in self._followers.values():
+                if sequence in group:
+                    group.remove(sequence)
+        self._queue_followers(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
+        self.cache.release(sequence.hold)
+        sequence.num_computed = 0
+
+    def _queue_followers(self, leader: Sequence) -> None:
+        for follower in self._followers.pop(leader, ()):
+            follower.num_cached = leader.num_cached or 0
+            insort(self.waiting, follower, key=lambda s: s.key)

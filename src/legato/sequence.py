@@ -1,0 +1,156 @@
+"""Sequence: one stream of tokens with its place in the KV cache.
+
+State is counters; everything else is a property of them. A request of n choices is n sequences.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from legato.batch import F32, I32, U32
+from legato.cache.kv import Hold
+from legato.request import FinishReason, Request, SamplingParams, TokenLogprobs
+
+NO_IDS: I32 = np.empty(0, np.int32)
+NO_VALUES: F32 = np.empty(0, np.float32)
+SEEDS = 2**64
+
+
+class Sequence:
+    """Choice ``index`` of ``request``; ``arrival`` orders sequences of equal priority.
+
+    ``max_len``: most tokens of prompt and output together.
+    """
+
+    def __init__(
+        self, request: Request, index: int, arrival: int, max_len: int, salt: str
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.key = (request.priority, arrival, index)  # served in this order
+        self.max_len = max_len
+        self.hold = Hold(salt)
+
+        given = request.prompt_token_ids + request.output_token_ids
+        self.num_prompt = len(request.prompt_token_ids)
+        self.num_tokens = len(given)  # known: prompt and output
+        self.num_computed = 0  # tokens whose keys and values are in the cache
+        self.num_cached: int | None = (
+            None  # prompt tokens found in the cache at first admission
+        )
+        self._ids: I32 = np.array(given + [0], np.int32)
+        self.last_token = given[-1]
+        self.prompt_logprobs: list[TokenLogprobs] = []  # of prompt tokens 1, 2, ...
+        self.is_announced = False  # its first output is out
+
+        params = request.params
+        self.params: SamplingParams = params
+        self.seed = ((params.seed or 0) + index) % SEEDS
+        self.stop_ids = set(params.stop_token_ids)
+        if not params.ignore_eos:
+            self.stop_ids.update(request.eos_token_ids)
+        self.is_penalised = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+        )
+        self.is_biased = bool(params.logit_bias) or params.min_tokens > 0
+        self.is_masked = params.allowed_token_ids is not None
+        self.wants_prompt_logprobs = params.prompt_logprobs is not None and index == 0
+        self.max_output = max_len if params.max_tokens is None else params.max_tokens
+
+    # -- tokens ---------------------------------------------------------------------------------
+    @property
+    def ids(self) -> I32:
+        """All known tokens [num_tokens]."""
+        return self._ids[: self.num_tokens]
+
+    @property
+    def output_ids(self) -> I32:
+        return self._ids[self.num_prompt : self.num_tokens]
+
+    @property
+    def num_output(self) -> int:
+        return self.num_tokens - self.num_prompt
+
+    def append(self, token: int) -> None:
+        if self.num_tokens == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+        self._ids[self.num_tokens] = token
+        self.num_tokens += 1
+        self.last_token = token
+
+    # -- progress ---------------------------------------------------------------------------------
+    @property
+    def num_pending(self) -> int:
+        """Tokens to compute before the next one can be sampled; 1 while decoding."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_reusable(self) -> int:
+        """Leading tokens that may come from the cache: the last one must be computed, for its
+        logits; so must those whose prompt log-probabilities are still to come."""
+        if self.wants_prompt_logprobs and not self.is_prompt_scored:
+            return len(self.prompt_logprobs)
+        return self.num_tokens - 1
+
+    @property
+    def is_prompt_computed(self) -> bool:
+        return self.num_computed >= self.num_prompt
+
+    @property
+    def is_prompt_scored(self) -> bool:
+        """All prompt log-probabilities are known."""
+        return len(self.prompt_logprobs) == self.num_prompt - 1
+
+    def next_end(self, token: int) -> FinishReason | None:
+        """Whether the sequence ends, ``token`` having just been appended."""
+        if token in self.stop_ids:
+            return FinishReason.STOP
+        if self.is_exhausted:
+            return FinishReason.LENGTH
+        return None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """No further token may be sampled."""
+        return self.num_output >= self.max_output or self.num_tokens >= self.max_len
+
+    # -- what changes the logits -----------------------------------------------------------------
+    @cached_property
+    def penalised_prompt(self) -> I32:
+        """Distinct prompt tokens, if they are penalised."""
+        if self.params.repetition_penalty == 1.0:
+            return NO_IDS
+        return np.unique(self._ids[: self.num_prompt])
+
+    @cached_property
+    def _bias(self) -> tuple[I32, F32]:
+        bias = self.params.logit_bias or {}
+        return np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
+
+    @cached_property
+    def _early_bias(self) -> tuple[I32, F32]:
+        """The bias until ``min_tokens`` are reached: nothing that ends the sequence is allowed."""
+        bias = dict(self.params.logit_bias or {})
+        bias.update(dict.fromkeys(self.stop_ids, -np.inf))
+        return np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
+
+    @property
+    def bias(self) -> tuple[I32, F32]:
+        """(token ids, what is added to their logits) for the next token."""
+        return (
+            self._early_bias if self.num_output < self.params.min_tokens else self._bias
+        )
+
+    def mask(self, vocab_size: int) -> U32:
+        """Bits of the allowed tokens [ceil(vocab / 32)]; only if ``is_masked``."""
+        if self._mask is None:
+            bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+            bits[self.params.allowed_token_ids or []] = 1
+            self._mask = np.packbits(bits, bitorder="little").view(np.dtype("<u4"))
+        return self._mask
+
+    _mask: U32 | None = None

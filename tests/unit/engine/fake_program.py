@@ -1,0 +1,243 @@
+"""A program whose KV cache really stores tokens: wrong slots, tables or copies give other tokens.
+
+The next token is a pure function of the tokens that are visible through the block table and of how
+the row is to be sampled. ``expected`` is the same function of a plain list of tokens, without cache,
+batch or scheduler: the oracle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from legato.batch import BLOCK_SIZE, Batch
+from legato.models.info import ModelInfo
+from legato.request import Request, SamplingParams
+
+VOCAB = 50
+
+
+def model_info(num_blocks: int = 64, max_model_len: int = 1000) -> ModelInfo:
+    return ModelInfo(
+        name="fake",
+        architecture="fake",
+        vocab_size=VOCAB,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+    )
+
+
+def digest(*values: object) -> int:
+    return int.from_bytes(
+        hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "little"
+    )
+
+
+def next_token(tokens: list[int], how: tuple[object, ...], allowed: list[int]) -> int:
+    return allowed[digest(tokens, how) % len(allowed)]
+
+
+def log_probability(tokens: list[int], token: int) -> float:
+    return -float(np.float32(digest(tokens, token) % 1000) / 100)
+
+
+@dataclass
+class FakeProgram:
+    """``broken``: a batch that holds this token fails."""
+
+    num_blocks: int = 64
+    broken: int = -1
+    steps: int = 0
+    rows: list[int] = field(default_factory=list)  # of each step
+
+    def __post_init__(self) -> None:
+        # token and position of each slot; -1: never written
+        self.tokens = np.full((self.num_blocks, BLOCK_SIZE), -1)
+        self.positions = np.full((self.num_blocks, BLOCK_SIZE), -1)
+
+    def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        if self.broken in batch.token_ids:
+            raise ValueError("token_ids: broken")
+        check_shapes(batch)
+        self.steps += 1
+        self.rows.append(len(batch.token_ids))
+        for source, destination in batch.block_copies:
+            self.tokens[destination] = self.tokens[source]
+            self.positions[destination] = self.positions[source]
+        blocks, offsets = np.divmod(batch.slots, BLOCK_SIZE)
+        assert len(set(batch.slots.tolist())) == len(batch.slots), (
+            "a slot is written twice"
+        )
+        self.tokens[blocks, offsets] = batch.token_ids
+        self.positions[blocks, offsets] = batch.positions
+        return self._sample(batch)
+
+    def visible(self, batch: Batch, row: int) -> list[int]:
+        """The tokens that row's attention sees."""
+        table = batch.block_tables[batch.sequences[row]]
+        length = int(batch.positions[row]) + 1
+        used = table[: -(-length // BLOCK_SIZE)]
+        assert self.positions[used].ravel()[:length].tolist() == list(range(length))
+        return self.tokens[used].ravel()[:length].tolist()
+
+    def _sample(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        s = batch.sampling
+        rows = len(batch.logit_rows)
+        width = max(s.num_logprobs.max(initial=0), 0)
+        token_ids = np.zeros(rows, np.int32)
+        logprobs = np.full(rows, np.nan, np.float32)
+        ranks = np.zeros(rows, np.int32)
+        top_ids = np.full((rows, width), -1, np.int32)
+        top_logprobs = np.full((rows, width), np.nan, np.float32)
+        for r, row in enumerate(batch.logit_rows.tolist()):
+            tokens = self.visible(batch, row)
+            token = int(s.forced[r])
+            if token < 0:
+                token = next_token(
+                    tokens, how_of_row(batch, r), allowed_of_row(batch, r)
+                )
+            token_ids[r] = token
+            if s.num_logprobs[r] >= 0:
+                logprobs[r], ranks[r] = log_probability(tokens, token), 1 + len(tokens)
+                for i in range(s.num_logprobs[r]):
+                    top_ids[r, i], top_logprobs[r, i] = i, log_probability(tokens, i)
+        return token_ids, logprobs, ranks, top_ids, top_logprobs, np.empty(0, np.uint64)
+
+
+def check_shapes(batch: Batch) -> None:
+    rows, logits, s = len(batch.token_ids), len(batch.logit_rows), batch.sampling
+    assert (
+        rows
+        and batch.positions.shape
+        == batch.sequences.shape
+        == batch.slots.shape
+        == (rows,)
+    )
+    assert batch.block_tables.flags.c_contiguous and batch.block_copies.shape[1:] == (
+        2,
+    )
+    assert (np.diff(batch.logit_rows) > 0).all() and (
+        np.diff(batch.sequences) >= 0
+    ).all()
+    for name in (
+        "token_ids",
+        "positions",
+        "sequences",
+        "slots",
+        "block_tables",
+        "block_copies",
+    ):
+        assert getattr(batch, name).dtype == np.int32, name
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty", "bias_values"):
+        assert (
+            getattr(s, name).dtype == np.float32 and getattr(s, name).flags.c_contiguous
+        ), name
+    for name in (
+        "top_k",
+        "forced",
+        "num_logprobs",
+        "mask_index",
+        "prompt_ids",
+        "output_ids",
+    ):
+        assert getattr(s, name).dtype == np.int32, name
+    for name in (
+        "temperature",
+        "top_k",
+        "seed",
+        "output_position",
+        "forced",
+        "mask_index",
+    ):
+        assert getattr(s, name).shape == (logits,), name
+    for name in ("prompt", "output", "bias"):
+        indptr, ids = getattr(s, f"{name}_indptr"), getattr(s, f"{name}_ids")
+        assert indptr.dtype == np.int32 and indptr.shape == (logits + 1,)
+        assert indptr[0] == 0 and indptr[-1] == len(ids)
+    assert s.masks.dtype == np.uint32 and s.masks.shape[1] == -(-VOCAB // 32)
+
+
+def how_of_row(batch: Batch, r: int) -> tuple[object, ...]:
+    """Everything that decides how the row is sampled, besides what is allowed."""
+    s = batch.sampling
+    penalties = tuple(
+        round(float(p[r]), 3)
+        for p in (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)
+    )
+    prompt = s.prompt_ids[s.prompt_indptr[r] : s.prompt_indptr[r + 1]].tolist()
+    output = s.output_ids[s.output_indptr[r] : s.output_indptr[r + 1]].tolist()
+    filters = (
+        round(float(s.top_p[r]), 3),
+        round(float(s.min_p[r]), 3),
+        int(s.top_k[r]),
+    )
+    drawn = (int(s.seed[r]), int(s.output_position[r]))
+    temperature = round(float(s.temperature[r]), 3)
+    return penalties, sorted(set(prompt)), output, filters, temperature, drawn
+
+
+def allowed_of_row(batch: Batch, r: int) -> list[int]:
+    s = batch.sampling
+    span = slice(s.bias_indptr[r], s.bias_indptr[r + 1])
+    bias = dict(
+        zip(s.bias_ids[span].tolist(), s.bias_values[span].tolist(), strict=True)
+    )
+    allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
+    if s.mask_index[r] >= 0:
+        words = s.masks[s.mask_index[r]].tolist()
+        allowed = [t for t in allowed if words[t // 32] >> (t % 32) & 1]
+    return allowed + sorted(t for t in allowed if bias.get(t, 0) > 0)
+
+
+def expected(request: Request, index: int, max_model_len: int) -> tuple[list[int], str]:
+    """The whole output of a choice (resumed tokens included) and why it ends."""
+    params = request.params
+    stops = set(params.stop_token_ids)
+    stops |= set() if params.ignore_eos else set(request.eos_token_ids)
+    output = list(request.output_token_ids)
+    while True:
+        total = len(request.prompt_token_ids) + len(output)
+        if total >= max_model_len or (params.max_tokens or 10**9) <= len(output):
+            return output, "length"
+        output.append(expected_token(request, params, index, output, stops))
+        if output[-1] in stops:
+            return output, "stop"
+
+
+def expected_token(
+    request: Request,
+    params: SamplingParams,
+    index: int,
+    output: list[int],
+    stops: set[int],
+) -> int:
+    bias = params.logit_bias or {}
+    allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
+    if len(output) < params.min_tokens:
+        allowed = [t for t in allowed if t not in stops]
+    if params.allowed_token_ids is not None:
+        allowed = [t for t in allowed if t in params.allowed_token_ids]
+    allowed += sorted(t for t in allowed if bias.get(t, 0) > 0)
+    penalties = (
+        params.repetition_penalty,
+        params.presence_penalty,
+        params.frequency_penalty,
+    )
+    penalised = penalties != (1.0, 0.0, 0.0)
+    prompt = (
+        sorted(set(request.prompt_token_ids))
+        if params.repetition_penalty != 1.0
+        else []
+    )
+    filters = (params.top_p, params.min_p, max(params.top_k, 0))
+    how = (
+        tuple(round(p, 3) for p in penalties),
+        prompt,
+        output if penalised else [],
+        tuple(round(f, 3) for f in filters),
+        round(params.temperature, 3),
+        ((params.seed or 0) + index, len(output)),
+    )
+    return next_token(request.prompt_token_ids + output, how, allowed)

@@ -1,0 +1,212 @@
+"""The engine on a fake program: what a request gets does not depend on what else goes on."""
+
+from __future__ import annotations
+
+import pytest
+from fake_program import FakeProgram, expected, log_probability, model_info
+
+from legato.config import EngineConfig
+from legato.engine import Engine
+from legato.errors import ContextLengthError, RequestError
+from legato.request import FinishReason, Output, Request, SamplingParams
+
+
+def make(num_blocks: int = 64, max_model_len: int = 1000, **settings: int) -> Engine:
+    program = FakeProgram(num_blocks)
+    return Engine(
+        program, model_info(num_blocks, max_model_len), EngineConfig(**settings)
+    )
+
+
+def run(engine: Engine) -> list[Output]:
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+        engine.check_integrity()
+    return outputs
+
+
+def tokens(outputs: list[Output], request_id: str, index: int = 0) -> list[int]:
+    mine = [o for o in outputs if (o.request_id, o.index) == (request_id, index)]
+    return [token for output in mine for token in output.token_ids]
+
+
+def ask(id: str, prompt: list[int], **params: object) -> Request:
+    return Request(
+        id=id,
+        prompt_token_ids=prompt,
+        params=SamplingParams(**{"max_tokens": 8, **params}),
+    )
+
+
+def test_one_request() -> None:
+    engine = make()
+    request = ask("a", [1, 2, 3])
+    engine.add(request)
+    outputs = run(engine)
+    assert tokens(outputs, "a") == expected(request, 0, 1000)[0]
+    assert outputs[-1].finish_reason is FinishReason.LENGTH
+    assert outputs[0].cached_tokens == 0 and outputs[1].cached_tokens is None
+
+
+def test_the_answer_can_be_continued_from_the_cache() -> None:
+    engine = make()
+    first = ask("a", list(range(20)), max_tokens=30)
+    engine.add(first)
+    answer = tokens(run(engine), "a")
+    engine.add(ask("b", list(range(20)) + answer, max_tokens=5))
+    outputs = run(engine)
+    assert (
+        outputs[0].cached_tokens == 49
+    )  # all but the last token, the partial block included
+
+
+def test_a_wholly_cached_prompt_computes_one_token() -> None:
+    engine = make()
+    for name in "ab":
+        engine.add(ask(name, list(range(32)), max_tokens=1))
+        outputs = run(engine)
+    assert outputs[0].cached_tokens == 31
+    assert engine.stats().last_step_tokens == 1
+
+
+def test_choices_share_the_prompt() -> None:
+    engine = make(num_blocks=16)
+    request = ask("a", list(range(40)), n=4, temperature=1.0, seed=7)
+    engine.add(request)
+    outputs = [o for _ in range(2) for o in engine.step()]
+    # 2 full blocks of the prompt are shared; each choice has a third of its own.
+    assert engine.stats().blocks_used == 2 + 4
+    assert engine.stats().last_step_tokens == 1 + 3
+    outputs += run(engine)
+    for index in range(4):
+        assert tokens(outputs, "a", index) == expected(request, index, 1000)[0]
+
+
+def test_prompt_logprobs_are_computed_again_and_never_from_the_cache() -> None:
+    engine = make(max_num_batched_tokens=7, max_num_seqs=3)
+    prompt = list(range(20))
+    for name in "ab":
+        engine.add(ask(name, prompt, prompt_logprobs=2, logprobs=1, max_tokens=2))
+        outputs = run(engine)
+        assert outputs[0].cached_tokens == 0
+        scores = outputs[0].prompt_logprobs
+        assert scores is not None and scores[0] is None and len(scores) == 20
+        for position, score in enumerate(scores[1:], start=1):
+            assert score is not None and score.token_ids == [position, 0, 1]
+            assert score.logprobs[0] == log_probability(prompt[:position], position)
+        assert (
+            outputs[0].logprobs is not None
+            and len(outputs[0].logprobs[0].token_ids) == 2
+        )
+
+
+def test_more_urgent_requests_preempt() -> None:
+    engine = make(num_blocks=4, max_num_seqs=4)
+    slow = ask("slow", [1] * 30, max_tokens=30)
+    slow.priority = 1
+    engine.add(slow)
+    engine.step()
+    fast = ask("fast", [2] * 40, max_tokens=3)
+    engine.add(fast)
+    outputs = run(engine)
+    assert engine.stats().preemptions == 1
+    assert [o.request_id for o in outputs if o.finish_reason] == ["fast", "slow"]
+    assert tokens(outputs, "fast") == expected(fast, 0, 64)[0]
+
+
+def test_cancel_one_choice_and_then_all() -> None:
+    engine = make()
+    engine.add(ask("a", [1, 2], n=3, max_tokens=50))
+    engine.step()
+    engine.step()
+    assert [(o.index, o.finish_reason) for o in engine.cancel("a", 1)] == [(1, "abort")]
+    engine.check_integrity()
+    assert {o.index for o in engine.step()} == {0, 2}
+    assert len(engine.cancel("a")) == 2 and engine.cancel("a") == []
+    assert not engine.has_work and engine.stats().blocks_used == 0
+
+
+def test_a_failing_sequence_fails_alone() -> None:
+    program = FakeProgram(broken=13)
+    engine = Engine(program, model_info(), EngineConfig())
+    good, bad = ask("good", [1, 2, 3]), ask("bad", [13, 2, 3])
+    engine.add(good)
+    engine.add(bad)
+    outputs = engine.step()
+    assert [(o.request_id, o.finish_reason) for o in outputs] == [
+        ("good", None),
+        ("bad", "error"),
+    ]
+    assert outputs[1].error == "ValueError: token_ids: broken"
+    program.broken = -1
+    assert tokens(outputs + run(engine), "good") == expected(good, 0, 1000)[0]
+
+
+def test_resumed_output_goes_on_where_it_stood() -> None:
+    whole = ask(
+        "a", [1, 2, 3], temperature=1.0, seed=3, max_tokens=20, frequency_penalty=0.5
+    )
+    engine = make()
+    engine.add(whole)
+    answer = tokens(run(engine), "a")
+    for cut in (1, 19, 20):
+        resumed = ask(
+            "b",
+            [1, 2, 3],
+            temperature=1.0,
+            seed=3,
+            max_tokens=20,
+            frequency_penalty=0.5,
+        )
+        resumed.output_token_ids = answer[:cut]
+        engine.add(resumed)
+        outputs = run(engine)
+        assert tokens(outputs, "b") == answer[cut:]
+        assert outputs[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ask("x", []), "prompt"),
+        (ask("x", [1, 50]), "prompt"),
+        (ask("x", [-1]), "prompt"),
+        (ask("taken", [1]), "request_id"),
+    ],
+)
+def test_invalid_requests_are_refused(request_: Request, field: str) -> None:
+    engine = make()
+    engine.add(ask("taken", [1]))
+    with pytest.raises(RequestError) as caught:
+        engine.add(request_)
+    assert caught.value.field == field
+    run(engine)
+
+
+def test_a_prompt_that_cannot_fit_is_refused() -> None:
+    with pytest.raises(ContextLengthError, match="context length is 32"):
+        make(num_blocks=2).add(ask("a", [1] * 32))
+    with pytest.raises(ContextLengthError, match="context length is 20"):
+        make(max_model_len=20).add(ask("a", [1] * 20))
+    engine = make(num_blocks=2)
+    engine.add(ask("a", [1] * 31))
+    assert run(engine)[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_salts_keep_tenants_apart() -> None:
+    engine = make()
+    for name, salt, found in (("a", "x", 0), ("b", "y", 0), ("c", "x", 19)):
+        request = ask(name, list(range(20)), max_tokens=1)
+        request.cache_salt = salt
+        engine.add(request)
+        assert run(engine)[0].cached_tokens == found
+
+
+def test_without_prefix_caching_only_choices_share() -> None:
+    program = FakeProgram()
+    engine = Engine(program, model_info(), EngineConfig(enable_prefix_caching=False))
+    for name in "ab":
+        engine.add(ask(name, list(range(20)), n=2, max_tokens=1))
+        assert run(engine)[0].cached_tokens == 0
+    assert program.rows == [20, 1, 20, 1]
