@@ -1,0 +1,171 @@
+"""Which sampling parameters are allowed, what a model prefers, and where a seed comes from.
+
+The engine trusts ``SamplingParams``; everything that comes from outside passes ``validate`` first.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from legato.errors import RequestError
+from legato.request import SamplingParams
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are 0, as in vLLM: the softmax is an argmax there, or overflows."""
+
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+
+MODEL_PREFERENCES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""What a model's ``generation_config.json`` may set for requests that are silent about it."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The closed interval of allowed values; ``above`` excludes the lower end."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def allows(self, value: float) -> bool:
+        low_enough = value > self.low if self.above else value >= self.low
+        return math.isfinite(value) and low_enough and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+
+
+LIMITS = {
+    "n": Limit(1, MAX_CHOICES),
+    "max_tokens": Limit(1),
+    "min_tokens": Limit(0),
+    "temperature": Limit(0),
+    "top_k": Limit(-1),
+    "top_p": Limit(0, 1, above=True),
+    "min_p": Limit(0, 1),
+    "repetition_penalty": Limit(0, above=True),
+    "presence_penalty": Limit(-2, 2),
+    "frequency_penalty": Limit(-2, 2),
+    "seed": Limit(-(2**63), 2**63 - 1),
+    "logprobs": Limit(0, MAX_LOGPROBS),
+    "prompt_logprobs": Limit(0, MAX_LOGPROBS),
+}
+LOGIT_BIAS = Limit(-100, 100)
+
+
+def from_fields(
+    given: Mapping[str, Any], model_preferences: Mapping[str, Any] | None = None
+) -> SamplingParams:
+    """The parameters a request asked for: its own fields, else the model's preferences, else ours.
+
+    ``given`` may hold other fields of the request, and None for those that were not sent.
+    """
+    values: dict[str, Any] = {}
+    for name in MODEL_PREFERENCES:
+        preference = (model_preferences or {}).get(name)
+        if preference is not None:
+            values[name] = preference
+    for name in SamplingParams.__struct_fields__:
+        if given.get(name) is not None:
+            values[name] = given[name]
+    if isinstance(values.get("stop"), str):
+        values["stop"] = [values["stop"]]
+    return SamplingParams(**values)
+
+
+def validate(params: SamplingParams, vocab_size: int | None = None) -> SamplingParams:
+    """The parameters as the engine gets them.
+
+    Raises RequestError, naming field and limit, for a wrong type, a value out of range or NaN.
+    """
+    params = _typed(params)
+    for name, limit in LIMITS.items():
+        value = getattr(params, name)
+        if value is not None and not limit.allows(value):
+            raise RequestError(f"{name} must be {limit}, got {value}", name)
+    _check_lists(params)
+    if vocab_size is not None:
+        _check_token_ids(params, vocab_size)
+    return msgspec.structs.replace(
+        params,
+        temperature=0.0 if params.temperature < GREEDY_BELOW else params.temperature,
+        top_k=max(params.top_k, 0),
+        # The native core counts in unsigned 64 bits, and choice i adds i to the seed.
+        seed=None if params.seed is None else params.seed % 2**63,
+    )
+
+
+def _typed(params: SamplingParams) -> SamplingParams:
+    """A copy with every field of its declared type; callers of the Python API may pass anything."""
+    if isinstance(params.stop, str):
+        params = msgspec.structs.replace(params, stop=[params.stop])
+    try:
+        return msgspec.convert(msgspec.structs.asdict(params), SamplingParams)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        field = path.strip("`").rpartition("$.")[2].partition("[")[0] or None
+        raise RequestError(f"{field}: {what[0].lower()}{what[1:]}", field) from None
+
+
+def _check_lists(params: SamplingParams) -> None:
+    if "" in params.stop:
+        raise RequestError("stop must not contain an empty string", "stop")
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+        raise RequestError(
+            f"min_tokens must be at most max_tokens ({params.max_tokens}), got {params.min_tokens}",
+            "min_tokens",
+        )
+    if params.allowed_token_ids is not None and not params.allowed_token_ids:
+        raise RequestError("allowed_token_ids must not be empty", "allowed_token_ids")
+    for token, bias in (params.logit_bias or {}).items():
+        if not LOGIT_BIAS.allows(bias):
+            raise RequestError(
+                f"logit_bias of token {token} must be {LOGIT_BIAS}, got {bias}", "logit_bias"
+            )
+
+
+def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
+    lists = {
+        "logit_bias": params.logit_bias or {},
+        "allowed_token_ids": params.allowed_token_ids or [],
+        "stop_token_ids": params.stop_token_ids,
+    }
+    for field, token_ids in lists.items():
+        check_in_vocabulary(token_ids, vocab_size, field)
+
+
+def check_in_vocabulary(token_ids: Any, vocab_size: int, field: str) -> None:
+    """Raise RequestError naming the first token id that the model does not have."""
+    for token in token_ids:
+        if not 0 <= token < vocab_size:
+            raise RequestError(
+                f"{field} has token id {token}, the model's ids are 0 to {vocab_size - 1}", field
+            )
+
+
+class SeedSource:
+    """Seeds for requests that bring none: a sequence which the engine's seed determines.
+
+    The k-th such request after a start gets the k-th seed, so a run can be repeated as a whole,
+    while asking the same question twice still gives two different samples. A base of -1 draws the
+    base from the system: nothing is repeatable then, unless requests bring seeds.
+    """
+
+    def __init__(self, base: int) -> None:
+        self._state = secrets.randbits(64) if base == -1 else base % 2**64
+
+    def draw(self) -> int:
+        """The next seed, 0 <= seed < 2**63 (SplitMix64: neighbouring bases are unrelated)."""
+        self._state = (self._state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = self._state
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        return (mixed ^ (mixed >> 31)) >> 1

@@ -1,0 +1,80 @@
+"""Values that must be refused by name, and how defaults and seeds come about."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from legato.errors import RequestError
+from legato.request import SamplingParams
+from legato.sampling_params import SeedSource, from_fields, validate
+
+VOCABULARY = 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        ("temperature", -0.1, "at least 0"),
+        ("temperature", math.nan, "at least 0"),
+        ("temperature", math.inf, "at least 0"),
+        ("top_p", 0.0, "above 0 and at most 1"),
+        ("top_p", 1.01, "above 0 and at most 1"),
+        ("top_p", math.nan, "above 0 and at most 1"),
+        ("min_p", 1.5, "at least 0 and at most 1"),
+        ("top_k", -2, "at least -1"),
+        ("repetition_penalty", 0.0, "above 0"),
+        ("presence_penalty", 2.1, "at least -2 and at most 2"),
+        ("frequency_penalty", -2.1, "at least -2 and at most 2"),
+        ("n", 0, "at least 1"),
+        ("n", 129, "at most 128"),
+        ("max_tokens", 0, "at least 1"),
+        ("min_tokens", -1, "at least 0"),
+        ("logprobs", 21, "at most 20"),
+        ("prompt_logprobs", -1, "at least 0"),
+        ("seed", 2**63, "at most"),
+        ("logit_bias", {3: 100.5}, "at most 100"),
+        ("logit_bias", {3: math.nan}, "at least -100"),
+        ("logit_bias", {VOCABULARY: 1.0}, "0 to 99"),
+        ("allowed_token_ids", [], "empty"),
+        ("allowed_token_ids", [-1], "0 to 99"),
+        ("stop_token_ids", [100], "0 to 99"),
+        ("stop", ["a", ""], "empty"),
+        ("stop", [7], "expected `str`"),
+        ("temperature", "hot", "expected `float`"),
+        ("max_tokens", 1.5, "expected `int"),
+    ],
+)
+def test_out_of_range_names_field_and_limit(field: str, value: object, limit: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        validate(SamplingParams(**{field: value}), VOCABULARY)
+    assert caught.value.field == field
+    assert field in str(caught.value) and limit in str(caught.value)
+
+
+def test_min_tokens_may_not_exceed_max_tokens() -> None:
+    with pytest.raises(RequestError, match=r"min_tokens must be at most max_tokens \(3\), got 4"):
+        validate(SamplingParams(min_tokens=4, max_tokens=3))
+
+
+def test_values_become_what_the_engine_expects() -> None:
+    params = validate(SamplingParams(temperature=1e-7, top_k=-1, seed=-1, stop="END"))  # type: ignore[arg-type]
+    assert (params.temperature, params.top_k, params.stop) == (0.0, 0, ["END"])
+    assert params.seed == 2**63 - 1
+
+
+def test_request_before_model_before_ours() -> None:
+    preferences = {"temperature": 0.2, "top_k": 40, "do_sample": True, "bos_token_id": 1}
+    params = from_fields({"temperature": 0.9, "top_p": None, "stream": True}, preferences)
+    assert (params.temperature, params.top_k, params.top_p) == (0.9, 40, 1.0)
+    assert from_fields({"temperature": 0.0}, preferences).temperature == 0.0
+
+
+def test_seeds_repeat_as_a_sequence() -> None:
+    first, again, other = SeedSource(0), SeedSource(0), SeedSource(1)
+    drawn = [first.draw() for _ in range(100)]
+    assert drawn == [again.draw() for _ in range(100)]
+    assert len(set(drawn)) == 100 and all(0 <= seed < 2**63 for seed in drawn)
+    assert not set(drawn) & {other.draw() for _ in range(100)}
+    assert SeedSource(-1).draw() != SeedSource(-1).draw()
