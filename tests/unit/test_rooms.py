@@ -32,6 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"messages", "models"},
     "engine_process": LEAVES | {"request", "messages", "engine", "models"},
     "text": LEAVES | {"request", "gguf_file"},
+    "answer": LEAVES | {"request", "sampling_params", "models", "text"},
+    "flags": set(),
+    "progress": set(),
 }
 # Above these, engine and text meet.
 UPPER = {"server", "llm", "cli", "chat_terminal", "bench", "serving", "__init__"}

@@ -1,0 +1,218 @@
+"""From a prompt to the engine's request, and from the engine's outputs to text.
+
+The server and ``LLM`` both go this way, which is why their answers are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from legato.errors import ContextLengthError, EngineError, RequestError
+from legato.request import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from legato.sampling_params import SeedSource, check_in_vocabulary, validate
+from legato.text.continuation import Prompt
+from legato.text.stream import TextStream
+
+if TYPE_CHECKING:
+    from legato.models.info import ModelInfo
+    from legato.text.tokenizer import Tokenizer
+
+
+def completion_prompt(
+    tokenizer: Tokenizer, prompt: str | list[int], *, add_special_tokens: bool = True
+) -> Prompt:
+    """A prompt that no chat template touches: text, or token ids as they are."""
+    if isinstance(prompt, str):
+        token_ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        return Prompt(text=prompt, token_ids=token_ids, seam=len(prompt), prefill="")
+    check_in_vocabulary(prompt, tokenizer.vocab_size, "prompt")
+    text = tokenizer.decode(prompt, skip_special_tokens=False)
+    return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="")
+
+
+def make_request(
+    prompt: Prompt,
+    params: SamplingParams,
+    info: ModelInfo,
+    seeds: SeedSource,
+    *,
+    request_id: str,
+    priority: int = 0,
+    cache_salt: str = "",
+    field: str = "prompt",
+) -> Request:
+    """Settle what the client left open: the seed, and how many tokens may come.
+
+    Raises RequestError for parameters out of range, ContextLengthError (naming ``field``) when
+    prompt and asked-for tokens do not fit into the model's context.
+    """
+    params = validate(params, info.vocab_size)
+    room = _room(len(prompt.token_ids), params.max_tokens, info.max_model_len, field)
+    settled = msgspec.structs.replace(
+        params,
+        seed=seeds.draw() if params.seed is None else params.seed,
+        max_tokens=room if params.max_tokens is None else params.max_tokens,
+    )
+    return Request(
+        id=request_id,
+        prompt_token_ids=prompt.token_ids,
+        params=settled,
+        eos_token_ids=info.eos_token_ids,
+        priority=priority,
+        cache_salt=cache_salt,
+    )
+
+
+def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> int:
+    """How many tokens fit after the prompt; checks that those asked for do."""
+    if prompt_tokens == 0:
+        raise RequestError(f"{field} has no tokens: there is nothing to continue", field)
+    room = context - prompt_tokens
+    if room < 1 or (max_tokens is not None and max_tokens > room):
+        asked = "" if max_tokens is None else f" and max_tokens asks for {max_tokens} more"
+        raise ContextLengthError(
+            f"the model's context length is {context} tokens, but {field} has "
+            f"{prompt_tokens}{asked}",
+            field if room < 1 else "max_tokens",
+        )
+    return room
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one engine step added to one choice."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None  # one for each of token_ids, if asked for
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None  # as in vLLM: the stop string or stop token; None for EOS
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of the n answers while it grows. The whole text is ``"".join(texts)``."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def add(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.token_ids += piece.token_ids
+        self.logprobs += piece.logprobs or ()
+        self.finish_reason = piece.finish_reason
+        self.stop_reason = piece.stop_reason
+
+
+class Answer:
+    """Everything that came back for one request so far."""
+
+    def __init__(self, prompt: Prompt, request: Request, tokenizer: Tokenizer) -> None:
+        self.prompt = prompt
+        self.request = request
+        self.choices = [Choice(index) for index in range(request.params.n)]
+        self.cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        self.engine_done = False  # nothing is left to cancel, once ``take_stopped`` was obeyed
+        self._open_in_engine = request.params.n
+        self._stopped: list[int] = []
+        self._streams = [
+            _text_stream(tokenizer, prompt.prefill, request.params) for _ in self.choices
+        ]
+
+    @property
+    def finished(self) -> bool:
+        return all(choice.finish_reason for choice in self.choices)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(len(choice.token_ids) for choice in self.choices)
+
+    def push(self, outputs: list[Output]) -> list[Piece]:
+        """The text of one step's outputs; those of a choice that a stop string ended are dropped.
+
+        Raises EngineError if the engine reports that it failed.
+        """
+        pieces = []
+        for output in outputs:
+            if output.error is not None or output.finish_reason is FinishReason.ERROR:
+                raise EngineError(output.error or "the engine failed")
+            self._note_once(output)
+            choice = self.choices[output.index]
+            if choice.finish_reason is None:
+                piece = self._piece(output)
+                choice.add(piece)
+                if piece.finish_reason and output.finish_reason is None:
+                    self._stopped.append(output.index)
+                    self._end_in_engine()
+                pieces.append(piece)
+        return pieces
+
+    def take_stopped(self) -> list[int]:
+        """Choices ended by a stop string since the last call: the engine does not know of it."""
+        stopped, self._stopped = self._stopped, []
+        return stopped
+
+    def _note_once(self, output: Output) -> None:
+        if output.cached_tokens is not None and self.cached_tokens == 0:
+            self.cached_tokens = output.cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        if output.finish_reason is not None and not self.choices[output.index].finish_reason:
+            self._end_in_engine()
+
+    def _end_in_engine(self) -> None:
+        self._open_in_engine -= 1
+        self.engine_done = self._open_in_engine == 0
+
+    def _piece(self, output: Output) -> Piece:
+        params = self.request.params
+        stream = self._streams[output.index]
+        hides_last = output.stop_token_id is not None and not params.include_stop_str_in_output
+        spoken = output.token_ids[:-1] if hides_last else output.token_ids
+        text = ""
+        for count, token in enumerate(spoken, 1):
+            delta = stream.push([token])
+            text += delta.text
+            if delta.stop is not None:
+                return Piece(
+                    output.index,
+                    text,
+                    output.token_ids[:count],
+                    output.logprobs and output.logprobs[:count],
+                    FinishReason.STOP.value,
+                    delta.stop,
+                )
+        piece = Piece(output.index, text, output.token_ids, output.logprobs)
+        if output.finish_reason is not None:
+            piece.text += stream.finish().text
+            piece.finish_reason = output.finish_reason.value
+            piece.stop_reason = self._stop_reason(output)
+        return piece
+
+    def _stop_reason(self, output: Output) -> int | None:
+        token = output.stop_token_id
+        asked_for = token in self.request.params.stop_token_ids
+        return token if asked_for or token not in self.request.eos_token_ids else None
+
+
+def _text_stream(tokenizer: Tokenizer, prefill: str, params: SamplingParams) -> TextStream:
+    return TextStream(
+        tokenizer,
+        prefill=prefill,
+        stop=params.stop,
+        include_stop=params.include_stop_str_in_output,
+        skip_special_tokens=params.skip_special_tokens,
+    )

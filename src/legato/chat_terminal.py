@@ -1,0 +1,144 @@
+"""``legato chat``: a conversation in the terminal, where the answer's beginning can be yours."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TextIO
+
+from legato.errors import RequestError
+from legato.llm import LLM, Message
+from legato.request import SamplingParams
+
+HELP = """\
+/prefill TEXT   the next answer begins with TEXT, and goes on from there
+/retry          answer the last message once more
+/continue       go on where the last answer stopped
+/system TEXT    set the system message and start over
+/quit           leave (so does ctrl-d); ctrl-c stops an answer"""
+
+
+@contextmanager
+def interrupt() -> Iterator[threading.Event]:
+    """Set by ctrl-c, which must not interrupt the engine in the middle of a step."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class ChatTerminal:
+    """Reads lines, streams answers. ``messages`` is the conversation so far."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        system: str | None = None,
+        *,
+        read: Callable[[str], str] = input,
+        out: TextIO = sys.stdout,
+    ) -> None:
+        self._llm = llm
+        self._params = params
+        self._read = read
+        self._out = out
+        self._prefill = ""
+        self.messages: list[Message] = []
+        self._start_over(system)
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/prefill": self._set_prefill,
+            "/retry": self._retry,
+            "/continue": self._continue,
+            "/system": self._start_over,
+            "/help": lambda _: self._say(HELP),
+        }
+
+    def run(self) -> None:
+        """Until /quit or the end of the input."""
+        self._say(f"{self._llm.info.name}. /help shows the commands.")
+        while True:
+            try:
+                line = self._read("> ")
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self._say("")
+                continue
+            if line.strip() == "/quit":
+                return
+            try:
+                self._obey(line)
+            except RequestError as error:
+                self._say(str(error))
+
+    def _obey(self, line: str) -> None:
+        name, _, text = line.partition(" ")
+        if name in self._commands:
+            self._commands[name](text)
+        elif name.startswith("/"):
+            self._say(f"{name}: no such command\n{HELP}")
+        elif line.strip():
+            self.messages.append({"role": "user", "content": line})
+            self._answer(self._take_prefill())
+
+    def _set_prefill(self, text: str) -> None:
+        """Keeps the text byte for byte: a space at its end matters to the model."""
+        self._prefill = text
+        if not text:
+            self._say("the next answer begins freely")
+
+    def _take_prefill(self) -> str:
+        prefill, self._prefill = self._prefill, ""
+        return prefill
+
+    def _start_over(self, system: str | None) -> None:
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def _retry(self, _: str) -> None:
+        if self._last_role() == "assistant":
+            self.messages.pop()
+        if self._last_role() != "user":
+            self._say("there is no message to answer")
+            return
+        self._answer(self._take_prefill())
+
+    def _continue(self, _: str) -> None:
+        if self._last_role() != "assistant":
+            self._say("there is no answer to continue")
+            return
+        self._answer(self.messages.pop()["content"])
+
+    def _last_role(self) -> str | None:
+        return self.messages[-1]["role"] if self.messages else None
+
+    def _answer(self, begun: str) -> None:
+        """Streams an answer that starts with ``begun``; ctrl-c ends it and keeps what is there."""
+        messages = self.messages
+        if begun:
+            messages = [*messages, {"role": "assistant", "content": begun}]
+        prompt = self._llm.chat_prompt(messages)
+        text = begun
+        self._show(begun)
+        with closing(self._llm.stream(prompt, self._params)) as pieces, interrupt() as asked:
+            for piece in pieces:
+                text += piece.text
+                self._show(piece.text)
+                if piece.finish_reason == "length":
+                    self._show(" [/continue goes on]")
+                if asked.is_set():
+                    break
+        self._say("")
+        self.messages.append({"role": "assistant", "content": text})
+
+    def _show(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+    def _say(self, line: str) -> None:
+        self._show(line + "\n")

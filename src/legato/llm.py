@@ -1,0 +1,232 @@
+"""``LLM``: the same answers as the server's, without a server.
+
+    llm = LLM("smollm2")
+    llm.generate("The capital of France is", SamplingParams(temperature=0, max_tokens=16))
+    llm.chat([{"role": "user", "content": "Why is the sky blue?"},
+              {"role": "assistant", "content": "Because of "}])
+
+The engine runs in this process. An ``LLM`` is for one thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from legato import models
+from legato.answer import Answer, Choice, Piece, completion_prompt, make_request
+from legato.config import EngineConfig
+from legato.engine import Engine
+from legato.errors import RequestError
+from legato.progress import NoBar, TokenBar
+from legato.request import Request, SamplingParams, TokenLogprobs
+from legato.sampling_params import SeedSource, from_fields
+from legato.text.continuation import Prompt, build_prompt
+from legato.text.template import load_chat_template
+from legato.text.tokenizer import load_tokenizer
+from legato.weights import hub
+
+Message = dict[str, Any]
+PromptLike = str | list[int]
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+@dataclass(frozen=True)
+class Logprob:
+    logprob: float
+    rank: int  # 1: the most likely token
+    decoded_token: str
+
+
+TokenChoices = dict[int, Logprob]
+"""Token id -> its log-probability, the chosen token first."""
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One of the n answers."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenChoices] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A prompt and its answers. In a chat, ``prompt`` is what the template made of the messages."""
+
+    request_id: str
+    prompt: str
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[TokenChoices | None] | None
+    outputs: list[CompletionOutput]
+    num_cached_tokens: int
+
+
+class LLM:
+    """A model, loaded. ``settings`` are the fields of ``EngineConfig``.
+
+    Raises ConfigError for a setting, ModelError for a model that cannot be used.
+    """
+
+    def __init__(
+        self, model: str = "smollm2", *, chat_template: str | None = None, **settings: Any
+    ) -> None:
+        config = EngineConfig(model=model, **settings)
+        path = hub.resolve(model).path
+        self.tokenizer = load_tokenizer(path)
+        self.template = load_chat_template(path, Path(chat_template) if chat_template else None)
+        loaded = models.load(config)
+        self.info = loaded.info
+        self._engine = Engine(loaded.program, loaded.info, config)
+        self._seeds = SeedSource(config.seed)
+        self._numbers = itertools.count()
+
+    def default_sampling_params(self, **fields: Any) -> SamplingParams:
+        """What a request gets that says nothing else: the model's preferences."""
+        return from_fields(fields, self.info.default_sampling)
+
+    def generate(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        params: Params = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens."""
+        one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
+        several = cast("list[PromptLike]", [prompts] if one else prompts)
+        default = self.default_sampling_params(max_tokens=16)
+        made = [completion_prompt(self.tokenizer, prompt) for prompt in several]
+        return self._run(self._answers(made, params or default, "prompt"), use_tqdm)
+
+    def chat(
+        self,
+        messages: list[Message] | list[list[Message]],
+        params: Params = None,
+        *,
+        use_tqdm: bool = True,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer conversations; one that ends with the assistant's message is continued there.
+
+        ``options`` are those of ``chat_prompt``.
+        """
+        one = bool(messages) and isinstance(messages[0], dict)
+        several = cast("list[list[Message]]", [messages] if one else messages)
+        default = self.default_sampling_params()
+        made = [self.chat_prompt(conversation, **options) for conversation in several]
+        return self._run(self._answers(made, params or default, "messages"), use_tqdm)
+
+    def chat_prompt(
+        self,
+        messages: list[Message],
+        *,
+        continue_final_message: bool | None = None,
+        add_generation_prompt: bool | None = None,
+        documents: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> Prompt:
+        """What the model sees of a conversation."""
+        if self.template is None:
+            raise RequestError("this model has no chat template: use generate()", "messages")
+        return build_prompt(
+            self.template,
+            self.tokenizer,
+            messages,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
+            documents=documents,
+            template_kwargs=chat_template_kwargs,
+        )
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Generator[Piece, None, None]:
+        """The answer as it grows, one piece for each step. Closing the iterator cancels."""
+        params = params or self.default_sampling_params()
+        for _, pieces in self._grow(self._answers([prompt], params, "prompt")):
+            yield from pieces
+
+    def _answers(
+        self,
+        prompts: list[Prompt],
+        params: SamplingParams | Sequence[SamplingParams],
+        field: str,
+    ) -> list[Answer]:
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts, but {len(each)} params", "params")
+        return [
+            Answer(prompt, self._request(prompt, wanted, field), self.tokenizer)
+            for prompt, wanted in zip(prompts, each, strict=True)
+        ]
+
+    def _request(self, prompt: Prompt, params: SamplingParams, field: str) -> Request:
+        number = str(next(self._numbers))
+        return make_request(prompt, params, self.info, self._seeds, request_id=number, field=field)
+
+    def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:
+        bar = TokenBar(len(answers)) if shows_progress else NoBar()
+        with bar:
+            for answer, pieces in self._grow(answers):
+                bar.advance(sum(len(piece.token_ids) for piece in pieces), answer.finished)
+        return [self._output(answer) for answer in answers]
+
+    def _grow(self, answers: list[Answer]) -> Iterator[tuple[Answer, list[Piece]]]:
+        """Steps the engine until all answers are finished; whatever interrupts, cancels."""
+        unfinished = {answer.request.id: answer for answer in answers}
+        try:
+            for answer in answers:
+                self._engine.add(answer.request)
+            while unfinished:
+                for output in self._engine.step():
+                    if output.request_id not in unfinished:
+                        continue
+                    answer = unfinished[output.request_id]
+                    pieces = answer.push([output])
+                    for index in answer.take_stopped():
+                        self._engine.cancel(answer.request.id, index)
+                    if answer.finished:
+                        del unfinished[answer.request.id]
+                    yield answer, pieces
+        finally:
+            for request_id in unfinished:
+                self._engine.cancel(request_id)
+
+    def _output(self, answer: Answer) -> RequestOutput:
+        entries = answer.prompt_logprobs
+        return RequestOutput(
+            request_id=answer.request.id,
+            prompt=answer.prompt.text,
+            prompt_token_ids=answer.request.prompt_token_ids,
+            prompt_logprobs=None
+            if entries is None
+            else [None if entry is None else self._by_id(entry) for entry in entries],
+            outputs=[self._completion(answer, choice) for choice in answer.choices],
+            num_cached_tokens=answer.cached_tokens,
+        )
+
+    def _completion(self, answer: Answer, choice: Choice) -> CompletionOutput:
+        wanted = answer.request.params.logprobs is not None
+        return CompletionOutput(
+            index=choice.index,
+            text=choice.text,
+            token_ids=choice.token_ids,
+            logprobs=[self._by_id(entry) for entry in choice.logprobs] if wanted else None,
+            finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
+        )
+
+    def _by_id(self, entry: TokenLogprobs) -> TokenChoices:
+        ranks = [entry.rank, *range(1, len(entry.token_ids))]
+        found: TokenChoices = {}
+        for token, logprob, rank in zip(entry.token_ids, entry.logprobs, ranks, strict=True):
+            found.setdefault(token, Logprob(logprob, rank, self.tokenizer.token_text(token)))
+        return found

@@ -1,0 +1,34 @@
+"""The FastAPI application: one router for each protocol, one service behind all of them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from legato import __version__
+from legato.server import (
+    errors,
+    health,
+    metrics,
+    models,
+    openai_chat,
+    openai_completions,
+    openapi,
+    tokenize,
+)
+from legato.server.service import Service
+
+
+def build_app(service: Service) -> FastAPI:
+    app = FastAPI(title="Legato", version=__version__)
+    app.state.service = service
+    for room in (openai_chat, openai_completions, models, tokenize, health, metrics):
+        app.include_router(room.router)
+    errors.install(app)
+    openapi.install(app)
+    origins = [origin.strip() for origin in service.config.cors_origins.split(",")]
+    if any(origins):
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    return app

@@ -1,0 +1,99 @@
+"""The one place that maps the exception tree to HTTP: status, type and code in OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from legato.errors import (
+    ConfigError,
+    ContextLengthError,
+    EngineDeadError,
+    EngineError,
+    LegatoError,
+    ModelError,
+    RequestError,
+)
+
+log = logging.getLogger("legato.server")
+
+
+class UnauthorizedError(RequestError):
+    """The API key is missing or wrong."""
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+
+class BodyTooLargeError(RequestError):
+    """The body exceeds ``max_body_bytes``."""
+
+
+class NotReadyError(EngineError):
+    """The model is still loading, or the engine is being restarted."""
+
+
+# The first class that matches decides: (class, status, type, code).
+MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
+    (UnauthorizedError, 401, "authentication_error", "invalid_api_key"),
+    (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
+    (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
+    (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
+    (RequestError, 400, "invalid_request_error", None),
+    (NotReadyError, 503, "server_error", "not_ready"),
+    (EngineDeadError, 500, "server_error", "engine_died"),
+    (EngineError, 500, "server_error", "engine_error"),
+    (ModelError, 500, "server_error", "model_error"),
+    (ConfigError, 500, "server_error", "config_error"),
+)
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+
+
+def describe(error: Exception) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of an exception. What we did not raise on purpose stays in the log."""
+    for kind, status, error_type, code in MAPPING:
+        if isinstance(error, kind):
+            return status, shape(str(error), error_type, getattr(error, "field", None), code)
+    log.error("unexpected error", exc_info=error)
+    return 500, shape("internal error; the server's log has the details", "server_error")
+
+
+def shape(
+    message: str, error_type: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
+
+
+def error_response(error: Exception) -> Response:
+    status, body = describe(error)
+    return json_response(body, status)
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    return Response(
+        msgspec.json.encode(body), status, HEADERS.get(status), media_type="application/json"
+    )
+
+
+async def _on_legato_error(request: Request, error: Exception) -> Response:
+    return error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    response = json_response(shape(message, "invalid_request_error"), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(LegatoError, _on_legato_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_legato_error)

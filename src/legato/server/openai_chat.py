@@ -1,0 +1,211 @@
+"""POST /v1/chat/completions.
+
+A conversation whose last message is the assistant's is continued where that message ends, unless
+``add_generation_prompt`` asks for a new turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from legato.answer import Answer, Choice, Piece
+from legato.errors import RequestError
+from legato.request import SamplingParams
+from legato.sampling_params import from_fields
+from legato.server.admission import read_object, require_key
+from legato.server.errors import json_response
+from legato.server.logprobs import chat_logprobs, prompt_logprobs
+from legato.server.openapi import body_of
+from legato.server.protocol import GenerationFields, parse
+from legato.server.service import Service, ServiceOf, new_id, off_loop
+from legato.server.sse import DONE, EventStream, encode, unless_disconnected
+from legato.server.usage import usage
+from legato.text.continuation import Prompt, build_prompt
+
+router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
+
+
+class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+    """The last message decides whether it is continued, unless one of the two flags is set."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+
+
+def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> SamplingParams:
+    fields = msgspec.structs.asdict(request)
+    if request.max_completion_tokens is not None:
+        fields["max_tokens"] = request.max_completion_tokens
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
+    fields["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+    return from_fields(fields, preferences)
+
+
+def render(request: ChatRequest, service: Service) -> Prompt:
+    if service.template is None:
+        raise RequestError(
+            "this model has no chat template: use /v1/completions, or start the server with "
+            "--chat-template",
+            "messages",
+        )
+    if not request.messages:
+        raise RequestError("messages must not be empty", "messages")
+    return build_prompt(
+        service.template,
+        service.text,
+        request.messages,
+        continue_final_message=request.continue_final_message,
+        add_generation_prompt=request.add_generation_prompt,
+        documents=request.documents,
+        template_kwargs=request.chat_template_kwargs,
+    )
+
+
+@router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
+async def chat_completions(http: Request, service: ServiceOf) -> Response:
+    """Answer a conversation, or continue the answer it ends with."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, ChatRequest)
+    service.check_model(request.model)
+    if request.stream and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+    params = sampling_params(request, service.engine.info.default_sampling)
+    prompt = await off_loop(size, lambda: render(request, service))
+    answer = service.answer(
+        prompt,
+        params,
+        request_id=new_id("chatcmpl", request.request_id),
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+        field="messages",
+    )
+    if request.stream:
+        return EventStream(ChatStream(request, answer, service).events())
+    await unless_disconnected(http, service.complete(answer))
+    return json_response(_whole(request, answer, service))
+
+
+def _whole(request: ChatRequest, answer: Answer, service: Service) -> dict[str, Any]:
+    reply = {
+        "id": answer.request.id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": service.model_name,
+        "choices": [_choice(request, answer, choice, service) for choice in answer.choices],
+        "usage": usage([answer]),
+    }
+    if request.return_token_ids:
+        reply["prompt_token_ids"] = answer.request.prompt_token_ids
+    if answer.prompt_logprobs is not None:
+        reply["prompt_logprobs"] = prompt_logprobs(answer.prompt_logprobs, service.text)
+    return reply
+
+
+def _choice(
+    request: ChatRequest, answer: Answer, choice: Choice, service: Service
+) -> dict[str, Any]:
+    echoed = answer.prompt.prefill if request.echo else ""
+    reply = {
+        "index": choice.index,
+        "message": {"role": "assistant", "content": echoed + choice.text},
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+    }
+    if request.logprobs:
+        reply["logprobs"] = chat_logprobs(choice.logprobs, request.top_logprobs or 0, service.text)
+    if request.return_token_ids:
+        reply["token_ids"] = choice.token_ids
+    return reply
+
+
+class ChatStream:
+    """The chunks of one streamed answer."""
+
+    def __init__(self, request: ChatRequest, answer: Answer, service: Service) -> None:
+        self.request = request
+        self.answer = answer
+        self.service = service
+        head = {
+            "id": answer.request.id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": service.model_name,
+        }
+        self._head = b"data: " + encode(head)[:-1]
+        # With include_usage, OpenAI's chunks all have the field, null in all but the last.
+        self._tail = b',"usage":null}\n\n' if request.include_usage else b"}\n\n"
+        self._prefixes = [
+            self._head + b',"choices":[{"index":%d,"delta":{"content":' % index
+            for index in range(len(answer.choices))
+        ]
+        self._detailed = request.logprobs or request.return_token_ids
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """One event for each engine step: the chunks of its choices, written together."""
+        opened = False
+        async with aclosing(self.service.pieces(self.answer)) as steps:
+            async for pieces in steps:
+                event = b"".join([self._chunk(piece) for piece in pieces])
+                if not opened:
+                    opened = True
+                    event = self._opening() + event
+                if event:
+                    yield event
+        if self.request.include_usage:
+            yield self._head + b',"choices":[],"usage":' + encode(usage([self.answer])) + b"}\n\n"
+        yield DONE
+
+    def _opening(self) -> bytes:
+        """A chunk with the role for each choice; then what ``echo`` repeats."""
+        extra = b""
+        if self.request.return_token_ids:
+            extra = b',"prompt_token_ids":' + encode(self.answer.request.prompt_token_ids)
+        delta = {"role": "assistant", "content": self.answer.prompt.prefill * self.request.echo}
+        return b"".join(
+            self._head
+            + b',"choices":[{"index":%d,"delta":' % index
+            + encode(delta)
+            + b',"logprobs":null,"finish_reason":null}]'
+            + extra
+            + self._tail
+            for index in range(len(self.answer.choices))
+        )
+
+    def _chunk(self, piece: Piece) -> bytes:
+        if not piece.text and piece.finish_reason is None and not self._detailed:
+            return b""
+        parts = [self._prefixes[piece.index], encode(piece.text), b'},"logprobs":']
+        parts.append(self._logprobs(piece) if self.request.logprobs else b"null")
+        if piece.finish_reason is None:
+            parts.append(b',"finish_reason":null')
+        else:
+            parts.append(b',"finish_reason":"%s","stop_reason":' % piece.finish_reason.encode())
+            parts.append(encode(piece.stop_reason))
+        if self.request.return_token_ids:
+            parts += (b',"token_ids":', encode(piece.token_ids))
+        parts.append(b"}]")
+        if self.request.continuous_usage:
+            parts += (b',"usage":', encode(usage([self.answer])), b"}\n\n")
+        else:
+            parts.append(self._tail)
+        return b"".join(parts)
+
+    def _logprobs(self, piece: Piece) -> bytes:
+        top = self.request.top_logprobs or 0
+        return encode(chat_logprobs(piece.logprobs or [], top, self.service.text))

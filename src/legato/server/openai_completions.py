@@ -1,0 +1,158 @@
+"""POST /v1/completions: text or token ids, continued as they are."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from typing import Any, cast
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from legato.answer import Answer, Choice, completion_prompt
+from legato.errors import RequestError
+from legato.request import SamplingParams, TokenLogprobs
+from legato.sampling_params import from_fields
+from legato.server.admission import read_object, require_key
+from legato.server.completion_stream import CompletionStream, merged
+from legato.server.errors import json_response
+from legato.server.logprobs import completion_logprobs, prompt_logprobs
+from legato.server.openapi import body_of
+from legato.server.protocol import GenerationFields, parse
+from legato.server.service import Service, ServiceOf, new_id, off_loop
+from legato.server.sse import EventStream, unless_disconnected
+from legato.server.usage import usage
+
+router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, and vLLM's."""
+
+MAX_PROMPTS = 1024
+
+
+class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+    """``prompt`` is a text, a list of texts, a list of token ids, or a list of such lists."""
+
+    prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+    add_special_tokens: bool = True
+
+    @property
+    def generates(self) -> bool:
+        """Not with ``max_tokens: 0``, which with ``echo`` only scores the prompt."""
+        return self.max_tokens != 0
+
+    @property
+    def echoes_logprobs(self) -> bool:
+        return self.echo and self.logprobs is not None
+
+
+def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    kinds = {type(part) for part in prompt}
+    if len(kinds) > 1:
+        raise RequestError("prompt mixes texts and token ids", "prompt")
+    if not prompt or [] in prompt:
+        raise RequestError("prompt must not be empty", "prompt")
+    if kinds == {int}:
+        return [cast("list[int]", prompt)]
+    if len(prompt) > MAX_PROMPTS:
+        raise RequestError(f"prompt has {len(prompt)} parts, at most {MAX_PROMPTS} are", "prompt")
+    return cast("list[str | list[int]]", prompt)
+
+
+def sampling_params(request: CompletionRequest, preferences: dict[str, Any]) -> SamplingParams:
+    fields = msgspec.structs.asdict(request)
+    if request.max_tokens is None:
+        fields["max_tokens"] = DEFAULT_MAX_TOKENS
+    elif request.max_tokens == 0 and request.echo:
+        fields["max_tokens"] = 1  # the engine's least; ``generates`` drops it
+    if request.echoes_logprobs:
+        fields["prompt_logprobs"] = max(request.logprobs or 0, request.prompt_logprobs or 0)
+    return from_fields(fields, preferences)
+
+
+@router.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
+async def completions(http: Request, service: ServiceOf) -> Response:
+    """Continue a prompt, or several."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, CompletionRequest)
+    service.check_model(request.model)
+    if request.stream and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+    answers = await off_loop(size, lambda: _answers(request, service))
+    if request.stream:
+        return EventStream(CompletionStream(request, answers, service).events())
+    await unless_disconnected(http, _complete(answers, service))
+    return json_response(_whole(request, answers, service))
+
+
+def _answers(request: CompletionRequest, service: Service) -> list[Answer]:
+    params = sampling_params(request, service.engine.info.default_sampling)
+    request_id = new_id("cmpl", request.request_id)
+    prompts = prompts_of(request)
+    return [
+        service.answer(
+            completion_prompt(service.text, prompt, add_special_tokens=request.add_special_tokens),
+            params,
+            request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            field="prompt",
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+async def _complete(answers: list[Answer], service: Service) -> None:
+    async with aclosing(merged(answers, service)) as steps:
+        async for _ in steps:
+            pass
+
+
+def _whole(request: CompletionRequest, answers: list[Answer], service: Service) -> dict[str, Any]:
+    choices = [
+        _choice(request, answer, choice, number * len(answer.choices) + choice.index, service)
+        for number, answer in enumerate(answers)
+        for choice in answer.choices
+    ]
+    return {
+        "id": answers[0].request.id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": service.model_name,
+        "choices": choices,
+        "usage": usage(answers, generated=request.generates),
+    }
+
+
+def _choice(
+    request: CompletionRequest, answer: Answer, choice: Choice, index: int, service: Service
+) -> dict[str, Any]:
+    token_ids = choice.token_ids if request.generates else []
+    text = choice.text if request.generates else ""
+    reply = {
+        "index": index,
+        "text": answer.prompt.text + text if request.echo else text,
+        "logprobs": None,
+        "finish_reason": choice.finish_reason if request.generates else "length",
+        "stop_reason": choice.stop_reason if request.generates else None,
+    }
+    if request.logprobs is not None:
+        entries: list[TokenLogprobs | None] = [*choice.logprobs[: len(token_ids)]]
+        shown = token_ids
+        if request.echo:
+            entries = (answer.prompt_logprobs or []) + entries
+            shown = answer.request.prompt_token_ids + token_ids
+        reply["logprobs"] = completion_logprobs(shown, entries, request.logprobs, service.text)
+    if request.prompt_logprobs is not None and answer.prompt_logprobs is not None:
+        reply["prompt_logprobs"] = prompt_logprobs(answer.prompt_logprobs, service.text)
+    if request.return_token_ids:
+        reply["prompt_token_ids"] = answer.request.prompt_token_ids
+        reply["token_ids"] = token_ids
+    return reply

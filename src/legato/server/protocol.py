@@ -1,0 +1,184 @@
+"""The fields of a request: which are served, which change nothing, which are refused by name.
+
+Nothing is ignored in silence: a field is in a schema below, in ``NO_EFFECT``, in ``UNSUPPORTED``
+(accepted only with a value that asks for nothing), or it is a 400 that names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from legato.errors import RequestError
+
+
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False
+
+
+class GenerationFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What chat and completions have in common: OpenAI's sampling fields and vLLM's extras."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    priority: int = 0
+    cache_salt: str | None = None
+    request_id: str | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+
+NO_EFFECT = frozenset(
+    {
+        "user",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "parallel_tool_calls",
+        "session_id",
+    }
+)
+"""Hints for the operator of a service, or about tools, which are refused anyway: any value goes."""
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
+    "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in_memory",),
+    "best_of": (1,),
+    "suffix": ("",),
+    "prompt_embeds": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "spaces_between_special_tokens": (True,),
+    "truncate_prompt_tokens": (-1,),
+    "truncation_side": (),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "logit_processors": ([],),
+    "logprob_token_ids": ([],),
+    "return_tokens_as_token_ids": (False,),
+    "include_reasoning": (True,),
+    "thinking_token_budget": (-1,),
+    "chat_template": (),
+    "add_special_tokens": (False,),  # in a chat, the template has the say
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_decoding_backend": (),
+    "guided_whitespace_pattern": (),
+    "grammar": (),
+    "kv_transfer_params": (),
+    "ec_transfer_params": (),
+    "vllm_xargs": ({},),
+    "stream_interval": (1,),
+    "repetition_detection": (),
+    "watermarking": (False,),
+}
+"""Known fields that this version does not serve, with the values that ask for nothing."""
+
+Schema = TypeVar("Schema", bound=msgspec.Struct)
+
+
+def parse(body: Mapping[str, Any], schema: type[Schema]) -> Schema:
+    """The request, strictly typed. ``null`` is the same as leaving a field out.
+
+    Raises RequestError naming the field: unknown, unsupported, missing or of the wrong type.
+    """
+    known = set(schema.__struct_fields__)
+    fields = {}
+    for name, value in body.items():
+        if value is None or name in NO_EFFECT:
+            continue
+        if name in known:
+            fields[name] = value
+        elif name not in UNSUPPORTED:
+            raise RequestError(_unknown(name, known), name)
+        elif value not in UNSUPPORTED[name]:
+            raise RequestError(_unsupported(name), name)
+    return convert(fields, schema)
+
+
+def convert(fields: Mapping[str, Any], schema: type[Schema]) -> Schema:
+    """``msgspec.convert`` with its complaint turned into a RequestError that names the field."""
+    try:
+        return msgspec.convert(fields, schema, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown field {name!r}{hint}"
+
+
+def _unsupported(name: str) -> str:
+    accepted = " or ".join(msgspec.json.encode(value).decode() for value in UNSUPPORTED[name])
+    hint = f"; it may be left out or be {accepted}" if accepted else "; leave it out"
+    return f"{name} is not supported{hint}"
+
+
+def _invalid(complaint: str) -> RequestError:
+    """From msgspec's "Expected `int`, got `str` - at `$.n`" and its two other forms."""
+    what, _, where = complaint.partition(" - at ")
+    field = where.rpartition("$")[2].strip("`").lstrip(".")
+    if what.startswith("Object missing required field"):
+        name = what.split("`")[1]
+        field = f"{field}.{name}" if field else name
+        return RequestError(f"{field} is required", field)
+    if what.startswith("Object contains unknown field"):
+        name = what.split("`")[1]
+        field = f"{field}.{name}" if field else name
+        return RequestError(f"unknown field {field!r}", field)
+    what = what.replace(" | null", "").replace("`", "").replace("Expected", "expected")
+    return RequestError(f"{field}: {what}", field or None)

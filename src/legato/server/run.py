@@ -1,0 +1,130 @@
+"""``legato serve``: take the port, load the model behind it, and answer until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shlex
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from legato.config import EngineConfig, ServerConfig
+from legato.errors import ConfigError
+from legato.sampling_params import SeedSource
+from legato.server.app import build_app
+from legato.server.bridge import EngineClient
+from legato.server.service import Service
+from legato.text.template import load_chat_template
+from legato.text.tokenizer import load_tokenizer
+from legato.weights import hub
+
+Say = Callable[[str], None]
+GRACE = 3  # seconds that open streams get when the server is told to stop
+
+
+def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
+    """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
+    listener = listen(config.host, config.port)
+    uvicorn_config = uvicorn.Config(
+        build_app(service := _service(engine_config, config)),
+        log_level="debug" if config.log_level == "debug" else "warning",
+        access_log=config.log_level == "debug",
+        timeout_graceful_shutdown=GRACE,
+        lifespan="off",
+    )
+    server = uvicorn.Server(uvicorn_config)
+    runner = asyncio.Runner(loop_factory=uvicorn_config.get_loop_factory())
+    with listener, runner:
+        runner.run(_run(server, listener, service, engine_config, say))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ConfigError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} on {host} is taken: choose another one with --port", "port"
+            ) from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", "host") from None
+
+
+def _service(engine_config: EngineConfig, config: ServerConfig) -> Service:
+    return Service(
+        engine=EngineClient(engine_config),
+        config=config,
+        seeds=SeedSource(engine_config.seed),
+        model_name=config.served_model_name or engine_config.model,
+    )
+
+
+async def _run(
+    server: uvicorn.Server,
+    listener: socket.socket,
+    service: Service,
+    engine_config: EngineConfig,
+    say: Say,
+) -> None:
+    loading = asyncio.create_task(_load(service, engine_config, listener, say))
+    loading.add_done_callback(lambda task: _stop_on_failure(task, server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        loading.cancel()
+        await asyncio.wait((loading,))
+        await service.engine.stop()
+    if not loading.cancelled():
+        loading.result()  # raises what made loading fail
+
+
+def _stop_on_failure(loading: asyncio.Task[None], server: uvicorn.Server) -> None:
+    server.should_exit = server.should_exit or (
+        not loading.cancelled() and loading.exception() is not None
+    )
+
+
+async def _load(
+    service: Service, engine_config: EngineConfig, listener: socket.socket, say: Say
+) -> None:
+    """Tokenizer and weights at the same time: the one here, the others in the engine's process."""
+    started = time.perf_counter()
+    files = await asyncio.to_thread(hub.resolve, engine_config.model)
+    say(f"loading {files.name} from {files.path}")
+    service.model_name = service.config.served_model_name or files.name
+    starting = asyncio.create_task(service.engine.start())
+    template_path = service.config.chat_template
+    override = Path(template_path) if template_path else None
+    tokenizer = await asyncio.to_thread(load_tokenizer, files.path)
+    service.template = await asyncio.to_thread(load_chat_template, files.path, override)
+    await starting
+    service.tokenizer = tokenizer
+    info = service.engine.info
+    say(
+        f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
+        f"{info.max_model_len} tokens, loaded in {time.perf_counter() - started:.1f} s"
+    )
+    say(_invitation(service, listener))
+
+
+def _invitation(service: Service, listener: socket.socket) -> str:
+    """Where the server is, and a line to paste which continues an assistant's message."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if service.template is None:
+        path, body = "completions", {"prompt": "The capital of France is", "max_tokens": 32}
+    else:
+        question = {"role": "user", "content": "What is the capital of France?"}
+        begun = {"role": "assistant", "content": "According to "}
+        path, body = "chat/completions", {"messages": [question, begun], "max_tokens": 48}
+    key = "" if service.config.api_key is None else " -H 'Authorization: Bearer YOUR-KEY'"
+    data = shlex.quote(msgspec.json.encode(body).decode())
+    return f"ready at {url}\n\n  curl {url}/v1/{path}{key} -d {data}\n"

@@ -1,0 +1,147 @@
+"""What every endpoint works with: the engine's client, the model's text side, and the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, TypeVar
+
+from fastapi import Depends
+from fastapi import Request as HttpRequest
+
+from legato.answer import Answer, Piece, make_request
+from legato.config import ServerConfig
+from legato.messages import Stats
+from legato.models.info import ModelInfo
+from legato.request import Output, Request, SamplingParams
+from legato.sampling_params import SeedSource
+from legato.server.errors import ModelNotFoundError, NotReadyError
+from legato.server.metrics import Metrics, Stopwatch
+from legato.text.continuation import Prompt
+from legato.text.template import ChatTemplate
+from legato.text.tokenizer import Tokenizer
+
+LONG_TEXT = 20_000
+"""Characters from which rendering and tokenising would hold up the streams of other clients."""
+
+Result = TypeVar("Result")
+
+
+class Engine(Protocol):
+    """What the server asks of ``bridge.EngineClient``."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def stats(self) -> Stats: ...
+    def generate(self, request: Request) -> AsyncGenerator[list[Output], None]: ...
+    def cancel(self, request_id: str, index: int | None = None) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Service:
+    """One model behind HTTP. ``tokenizer`` and ``template`` are there once ``loaded``."""
+
+    engine: Engine
+    config: ServerConfig
+    seeds: SeedSource
+    model_name: str
+    tokenizer: Tokenizer | None = None
+    template: ChatTemplate | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.metrics.engine_stats = lambda: self.engine.stats
+
+    @property
+    def ready(self) -> bool:
+        return self.tokenizer is not None and self.engine.ready
+
+    @property
+    def text(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise NotReadyError("the model is still loading; try again in a moment")
+        return self.tokenizer
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model_name:
+            raise ModelNotFoundError(
+                f"The model `{name}` does not exist; this server has `{self.model_name}`.", "model"
+            )
+
+    def check_ready(self) -> None:
+        if not self.ready:
+            raise NotReadyError("the model is loading or restarting; try again in a moment")
+
+    def answer(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int,
+        cache_salt: str | None,
+        field: str,
+    ) -> Answer:
+        """An answer that has not begun; RequestError when the request cannot be served."""
+        request = make_request(
+            prompt,
+            params,
+            self.engine.info,
+            self.seeds,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt or "",
+            field=field,
+        )
+        return Answer(prompt, request, self.text)
+
+    async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
+        """Lets the answer grow; yields what each engine step added. Closing it cancels."""
+        stopwatch = Stopwatch(self.metrics)
+        try:
+            async with aclosing(self.engine.generate(answer.request)) as steps:
+                async for outputs in steps:
+                    pieces = answer.push(outputs)
+                    for index in answer.take_stopped():
+                        self.engine.cancel(answer.request.id, index)
+                    stopwatch.tokens(pieces)
+                    if pieces:
+                        yield pieces
+                    if answer.finished:
+                        break
+        finally:
+            if not answer.engine_done:
+                self.engine.cancel(answer.request.id)
+            stopwatch.end(answer)
+
+    async def complete(self, answer: Answer) -> Answer:
+        """The finished answer."""
+        async with aclosing(self.pieces(answer)) as pieces:
+            async for _ in pieces:
+                pass
+        return answer
+
+
+async def off_loop(length: int, work: Callable[[], Result]) -> Result:
+    """``work()``, in a thread when ``length`` characters make it slow."""
+    return await asyncio.to_thread(work) if length > LONG_TEXT else work()
+
+
+def new_id(prefix: str, given: str | None = None) -> str:
+    return f"{prefix}-{given or uuid.uuid4().hex}"
+
+
+def service_of(http: HttpRequest) -> Service:
+    service: Service = http.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(service_of)]

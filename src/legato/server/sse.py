@@ -1,0 +1,94 @@
+"""Server-sent events, and the watch for clients that hang up.
+
+A stream's cost is paid once a token for every client, so chunks are joined from bytes that were
+formatted once a request: only the text itself is encoded anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from legato.server.errors import describe, error_response
+
+encode = msgspec.json.Encoder().encode
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+Result = TypeVar("Result")
+
+
+class Disconnected(Exception):
+    """The client is gone; nobody is there to be told."""
+
+
+async def hang_up(receive: Receive) -> None:
+    """Returns when the client closes the connection. The body must have been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of ``work``, which is cancelled at once if the client hangs up (Disconnected)."""
+    return await _race(work, asyncio.ensure_future(hang_up(request.receive)))
+
+
+async def _race(work: Awaitable[Result], gone: asyncio.Future[None]) -> Result:
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+class EventStream(Response):
+    """Sends the bytes that ``events`` yields.
+
+    The status line waits for the first event: an error before it has a status of its own, one
+    after it is an event in OpenAI's error shape that ends the stream without [DONE].
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self.events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(hang_up(receive))
+        with suppress(Disconnected):
+            await _race(self._send(scope, receive, send), gone)
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        async with aclosing(self.events) as events:
+            try:
+                async for event in events:
+                    if not started:
+                        started = True
+                        await self._start(send)
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except Exception as error:
+                if not started:
+                    await error_response(error)(scope, receive, send)
+                    return
+                event = b"data: " + encode(describe(error)[1]) + b"\n\n"
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

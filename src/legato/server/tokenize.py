@@ -1,0 +1,85 @@
+"""POST /tokenize and /detokenize, in vLLM's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+
+from legato.errors import RequestError
+from legato.sampling_params import check_in_vocabulary
+from legato.server.admission import read_object, require_key
+from legato.server.openai_chat import ChatRequest, render
+from legato.server.openapi import body_of
+from legato.server.protocol import parse
+from legato.server.service import Service, ServiceOf, off_loop
+
+router = APIRouter(tags=["tokens"], dependencies=[Depends(require_key)])
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Either ``prompt`` or ``messages``, which go through the chat template as in a chat."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    tokens: list[int]
+
+
+@router.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
+async def tokenize(http: Request, service: ServiceOf) -> dict[str, Any]:
+    """The token ids of a text, or of a conversation as the model would see it."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, TokenizeRequest)
+    service.check_model(request.model)
+    tokens = await off_loop(size, lambda: _token_ids(request, service))
+    reply = {
+        "tokens": tokens,
+        "count": len(tokens),
+        "max_model_len": service.engine.info.max_model_len,
+        "token_strs": None,
+    }
+    if request.return_token_strs:
+        reply["token_strs"] = [service.text.token_text(token) for token in tokens]
+    return reply
+
+
+def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
+    if (request.prompt is None) == (request.messages is None):
+        raise RequestError("give either prompt or messages", "prompt")
+    if request.prompt is not None:
+        special = request.add_special_tokens is not False
+        return service.text.encode(request.prompt, add_special_tokens=special)
+    chat = ChatRequest(
+        messages=request.messages or [],
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        chat_template_kwargs=request.chat_template_kwargs,
+        documents=request.documents,
+    )
+    return render(chat, service).token_ids
+
+
+@router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
+async def detokenize(http: Request, service: ServiceOf) -> dict[str, str]:
+    """The text of token ids, special tokens included."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, DetokenizeRequest)
+    service.check_model(request.model)
+    check_in_vocabulary(request.tokens, service.text.vocab_size, "tokens")
+    tokenizer = service.text
+    text = await off_loop(size, lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
+    return {"prompt": text}

@@ -1,0 +1,56 @@
+"""An engine's client whose outputs a test chooses: for what a real model does too rarely."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from legato.messages import Stats
+from legato.models.info import ModelInfo
+from legato.request import FinishReason, Output, Request
+
+Script = Callable[[Request], list[list[Output]]]
+
+
+def says(token_ids: list[int]) -> Script:
+    """Every choice gets these tokens, one a step, and ends with ``length``."""
+
+    def script(request: Request) -> list[list[Output]]:
+        choices = range(request.params.n)
+        steps = [
+            [Output(request_id=request.id, index=i, token_ids=[token]) for i in choices]
+            for token in token_ids
+        ]
+        for output in steps[-1]:
+            output.finish_reason = FinishReason.LENGTH
+        for output in steps[0]:
+            output.cached_tokens = 3
+        return steps
+
+    return script
+
+
+class FakeEngine:
+    """Plays ``script`` for each request. An exception in ``fails_with`` ends it instead."""
+
+    def __init__(self, info: ModelInfo, script: Script, *, pause: float = 0.0) -> None:
+        self.info = info
+        self.script = script
+        self.pause = pause
+        self.ready = True
+        self.stats = Stats()
+        self.fails_with: Exception | None = None
+        self.fails_after = 0
+        self.requests: list[Request] = []
+        self.cancelled: list[tuple[str, int | None]] = []
+
+    async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
+        self.requests.append(request)
+        for number, outputs in enumerate(self.script(request)):
+            if self.fails_with is not None and number == self.fails_after:
+                raise self.fails_with
+            await asyncio.sleep(self.pause)
+            yield outputs
+
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        self.cancelled.append((request_id, index))
