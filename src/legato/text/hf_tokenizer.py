@@ -1,0 +1,147 @@
+"""Reads a Hugging Face folder's tokenizer: ``tokenizer.json`` and the small files around it.
+
+tokenizer.json           the vocabulary and every rule: read by the ``tokenizers`` library
+tokenizer_config.json    names of BOS and EOS; may override whether they are added
+special_tokens_map.json  the same names, in older folders
+generation_config.json   the ids that end an answer (one or a list); config.json in older folders
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from legato.errors import ModelError, UnsupportedModelError
+from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
+from legato.text.vocabulary import Tokenizer
+
+_BYTE_LEVEL_PARTS = {"ByteLevel"}
+_SENTENCEPIECE_PARTS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+
+
+def load_hf_tokenizer(folder: Path) -> Tokenizer:
+    """Read a folder's tokenizer. Raises ``ModelError`` naming file and key."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UnsupportedModelError(
+            f"{folder}: there is no tokenizer.json (tokenizers in other files are not supported)"
+        )
+    backend = _backend(path)
+    config = read_json(folder / "tokenizer_config.json")
+    spelling, space_prefix = _spelling(path, backend)
+    added = backend.get_added_tokens_decoder()
+    bos = _named_token(folder, config, backend, "bos_token")
+    eos = _named_token(folder, config, backend, "eos_token")
+    prefix, suffix = _frame(backend)
+    if isinstance(config.get("add_bos_token"), bool) and bos is not None:
+        prefix = [bos] if config["add_bos_token"] else []
+    if isinstance(config.get("add_eos_token"), bool) and eos is not None:
+        suffix = [eos] if config["add_eos_token"] else []
+    return Tokenizer(
+        backend,
+        spelling=spelling,
+        added={
+            id: literal(token.content) if spelling is byte_level else spelling(token.content)
+            for id, token in added.items()
+        },
+        special_ids=[id for id, token in added.items() if token.special],
+        bos_token_id=bos,
+        eos_token_ids=_end_ids(folder, eos),
+        prefix_ids=prefix,
+        suffix_ids=suffix,
+        space_prefix=space_prefix,
+        vocab_size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty if there is no such file. Raises ``ModelError``."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: must hold a JSON object")
+    return value
+
+
+def token_name(value: Any) -> str | None:
+    """The text of a token that is given as a string or as an object with ``content``."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def special_token_names(folder: Path) -> dict[str, str]:
+    """``bos_token``, ``eos_token`` and the like, as the folder's two files give them."""
+    files = ("special_tokens_map.json", "tokenizer_config.json")
+    entries = [item for file in files for item in read_json(folder / file).items()]
+    names = {key: token_name(value) for key, value in entries if key.endswith("_token")}
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _backend(path: Path) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _spelling(path: Path, backend: tokenizers.Tokenizer) -> tuple[Spelling, bool]:
+    """How to read the vocabulary's pieces, and whether a space is put before the first word."""
+    state: dict[str, Any] = {"type": None}
+    if backend.decoder is not None:
+        state = json.loads(backend.decoder.__getstate__())
+    parts: list[dict[str, Any]] = state["decoders"] if state["type"] == "Sequence" else [state]
+    kinds = {part["type"] for part in parts}
+    if kinds == _BYTE_LEVEL_PARTS:
+        return byte_level, False
+    replaces = [part for part in parts if part["type"] == "Replace"]
+    plain = all(part["pattern"] == {"String": SPACE} for part in replaces)
+    if kinds <= _SENTENCEPIECE_PARTS and plain and ("Metaspace" in kinds or replaces):
+        strips = any(part["type"] == "Strip" and part["start"] > 0 for part in parts)
+        prepends = any(part.get("prepend_scheme", "never") != "never" for part in parts)
+        return sentencepiece, strips or prepends
+    raise UnsupportedModelError(f"{path}: key 'decoder': {json.dumps(state)} is not supported")
+
+
+def _named_token(
+    folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer, key: str
+) -> int | None:
+    if key in config:
+        name = token_name(config[key])
+    else:
+        name = special_token_names(folder).get(key)
+    return None if name is None else backend.token_to_id(name)
+
+
+def _frame(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids which the file's post-processor puts around every text: (before, after)."""
+    bare: Sequence[int] = backend.encode("a", add_special_tokens=False).ids
+    framed: Sequence[int] = backend.encode("a", add_special_tokens=True).ids
+    extra = len(framed) - len(bare)
+    for before in range(extra + 1):
+        if framed[before : before + len(bare)] == bare:
+            return list(framed[:before]), list(framed[before + len(bare) :])
+    return [], []
+
+
+def _end_ids(folder: Path, eos: int | None) -> list[int]:
+    """Every id that ends an answer: generation_config's (or config's), then the tokenizer's own."""
+    for name in ("generation_config.json", "config.json"):
+        value = read_json(folder / name).get("eos_token_id")
+        if value is not None:
+            break
+    ends = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(id, int) for id in ends):
+        raise ModelError(f"{folder / name}: key 'eos_token_id': {value!r} is not a list of ids")
+    return list(dict.fromkeys([*ends, *([] if eos is None else [eos])]))

@@ -1,0 +1,145 @@
+"""Text to token ids and back, exactly, for every kind of model file.
+
+Encoding is done by the ``tokenizers`` library. Decoding is ours: each id stands for known bytes, and
+text is those bytes joined and read as UTF-8, so what is streamed, what is returned whole and what is
+reported for a single token can never disagree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+
+from legato.text.spelling import Spelling
+
+
+class Tokenizer:
+    """One model's vocabulary. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        spelling: Spelling,
+        added: dict[int, bytes],
+        special_ids: Iterable[int],
+        bos_token_id: int | None,
+        eos_token_ids: Sequence[int],
+        prefix_ids: Sequence[int] = (),
+        suffix_ids: Sequence[int] = (),
+        space_prefix: bool = False,
+        vocab_size: int,
+    ) -> None:
+        """``added`` spells the tokens that are matched in text before anything else.
+
+        ``prefix_ids`` and ``suffix_ids`` are what ``add_special_tokens`` adds; ``space_prefix`` says
+        that the vocabulary puts a space before the first word, which is no part of the text.
+        """
+        self._backend = backend
+        self._spelling = spelling
+        self._bytes = dict(added)
+        self._lock = threading.Lock()
+        self._prefix_ids = list(prefix_ids)
+        self._suffix_ids = list(suffix_ids)
+        self.space_prefix = space_prefix
+        self.special_ids = frozenset(special_ids)
+        self.bos_token_id = bos_token_id
+        self.eos_token_ids = list(eos_token_ids)
+        self.vocab_size = vocab_size  # one more than the largest id
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of ``text``.
+
+        ``parse_special=False`` reads the names of control tokens as ordinary text. A BOS that the
+        text begins with is not added again.
+        """
+        ids = self._encoding(text, parse_special).ids
+        return self._framed(ids) if add_special_tokens else ids
+
+    def encode_prompt(self, trusted: str, client: str) -> list[int]:
+        """Ids of ``trusted + client`` as one text, with control tokens recognised in ``trusted`` only.
+
+        Equal to ``encode(trusted + client, add_special_tokens=False)`` unless ``client`` holds the
+        name of a control token, or begins with spaces that a control token before it would swallow.
+        """
+        whole = self._encoding(trusted + client, True)
+        seam = len(trusted)
+        if not any(
+            end > seam and id in self.special_ids
+            for id, (_, end) in zip(whole.ids, whole.offsets, strict=True)
+        ):
+            return whole.ids
+        head = self._encoding(trusted, True)
+        kept, cut = 0, 0
+        for index, (id, (_, end)) in enumerate(zip(head.ids, head.offsets, strict=True)):
+            if id in self.special_ids:
+                kept, cut = index + 1, end
+        rest = self._encoding((trusted + client)[cut:], False, at_start=cut == 0)
+        return head.ids[:kept] + rest.ids
+
+    def decode(
+        self, ids: Iterable[int], *, skip_special_tokens: bool = True, at_start: bool = False
+    ) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD.
+
+        ``at_start`` says that the ids begin a text, so that a space which ``encode`` put before its
+        first word is dropped; a continuation keeps it.
+        """
+        data = b"".join(
+            self.token_bytes(id)
+            for id in ids
+            if not (skip_special_tokens and id in self.special_ids)
+        )
+        if at_start and self.space_prefix:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The exact bytes of one token; none for an id that the vocabulary does not use."""
+        data = self._bytes.get(id)
+        if data is None:
+            piece = self._backend.id_to_token(id) if id >= 0 else None
+            data = self._bytes[id] = b"" if piece is None else self._spelling(piece)
+        return data
+
+    def token_text(self, id: int) -> str:
+        """The text of one token alone, as shown with log-probabilities."""
+        return self.token_bytes(id).decode("utf-8", "replace")
+
+    def token_id(self, piece: str) -> int | None:
+        """The id of a vocabulary entry, e.g. ``<|im_end|>``."""
+        found: int | None = self._backend.token_to_id(piece)
+        return found
+
+    def _encoding(
+        self, text: str, parse_special: bool, *, at_start: bool = True
+    ) -> tokenizers.Encoding:
+        """One call of the library; its switches belong to the tokenizer, hence the lock."""
+        with self._lock:
+            backend = self._backend
+            backend.encode_special_tokens = not parse_special
+            if at_start:
+                return backend.encode(text, add_special_tokens=False)
+            return _encode_midway(backend, text)
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        prefix, suffix = self._prefix_ids, self._suffix_ids
+        if prefix and ids[: len(prefix)] == prefix:
+            prefix = []
+        return [*prefix, *ids, *suffix]
+
+
+def _encode_midway(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+    """Encode text that does not begin the sequence: "first word" rules must not apply to it."""
+    cutter = backend.pre_tokenizer
+    if getattr(cutter, "prepend_scheme", None) != "first":
+        return backend.encode(text, add_special_tokens=False)
+    cutter.prepend_scheme = "never"
+    try:
+        return backend.encode(text, add_special_tokens=False)
+    finally:
+        cutter.prepend_scheme = "first"
