@@ -1,0 +1,220 @@
+// Python's view of the native core: takes arrays apart, releases the GIL, calls. No logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <tuple>
+
+#include "../cpu/dispatch.h"
+#include "../program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace legato {
+namespace {
+
+// Any object with a C-contiguous buffer, held for the time of a call.
+class Bytes {
+ public:
+  Bytes(const char* name, nb::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_SIMPLE) != 0) {
+      PyErr_Clear();
+      throw std::invalid_argument(std::string(name) + ": not a C-contiguous buffer");
+    }
+  }
+  Bytes(Bytes&& other) noexcept : buffer_(other.buffer_) { other.buffer_.obj = nullptr; }
+  ~Bytes() { PyBuffer_Release(&buffer_); }
+  const uint8_t* data() const { return static_cast<const uint8_t*>(buffer_.buf); }
+  size_t size() const { return static_cast<size_t>(buffer_.len); }
+
+ private:
+  Py_buffer buffer_{};
+};
+
+// The fields of a batch dataclass. The arrays stay referenced by the Python object for the time of the call.
+template <class T, size_t Dimensions>
+View<T> field(nb::handle object, const char* name) {
+  nb::ndarray<const T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu> array;
+  if (!nb::try_cast(nb::getattr(object, name), array, false)) {
+    throw std::invalid_argument(std::string(name) + ": not a C-contiguous array of the right dtype and dimensions");
+  }
+  View<T> view;
+  view.data = array.data();
+  view.rows = static_cast<int64_t>(array.shape(0));
+  if constexpr (Dimensions == 2) view.columns = static_cast<int64_t>(array.shape(1));
+  return view;
+}
+
+SamplingView sampling_view(nb::handle s) {
+  SamplingView view;
+  view.temperature = field<float, 1>(s, "temperature");
+  view.top_k = field<int32_t, 1>(s, "top_k");
+  view.top_p = field<float, 1>(s, "top_p");
+  view.min_p = field<float, 1>(s, "min_p");
+  view.repetition_penalty = field<float, 1>(s, "repetition_penalty");
+  view.presence_penalty = field<float, 1>(s, "presence_penalty");
+  view.frequency_penalty = field<float, 1>(s, "frequency_penalty");
+  view.seed = field<uint64_t, 1>(s, "seed");
+  view.output_position = field<uint64_t, 1>(s, "output_position");
+  view.forced = field<int32_t, 1>(s, "forced");
+  view.num_logprobs = field<int32_t, 1>(s, "num_logprobs");
+  view.prompt_indptr = field<int32_t, 1>(s, "prompt_indptr");
+  view.prompt_ids = field<int32_t, 1>(s, "prompt_ids");
+  view.output_indptr = field<int32_t, 1>(s, "output_indptr");
+  view.output_ids = field<int32_t, 1>(s, "output_ids");
+  view.bias_indptr = field<int32_t, 1>(s, "bias_indptr");
+  view.bias_ids = field<int32_t, 1>(s, "bias_ids");
+  view.bias_values = field<float, 1>(s, "bias_values");
+  view.mask_index = field<int32_t, 1>(s, "mask_index");
+  view.masks = field<uint32_t, 2>(s, "masks");
+  return view;
+}
+
+BatchView batch_view(nb::handle b) {
+  BatchView view;
+  view.token_ids = field<int32_t, 1>(b, "token_ids");
+  view.positions = field<int32_t, 1>(b, "positions");
+  view.sequences = field<int32_t, 1>(b, "sequences");
+  view.slots = field<int32_t, 1>(b, "slots");
+  view.block_tables = field<int32_t, 2>(b, "block_tables");
+  view.block_copies = field<int32_t, 2>(b, "block_copies");
+  view.logit_rows = field<int32_t, 1>(b, "logit_rows");
+  view.sampling = sampling_view(nb::getattr(b, "sampling"));
+  view.hash_logits = nb::cast<bool>(nb::getattr(b, "hash_logits"));
+  return view;
+}
+
+// A numpy array that owns its copy of `count` values from `values`, row by row.
+template <class T>
+nb::object to_numpy(const T* values, int64_t rows, int64_t columns, bool matrix, int64_t stride) {
+  T* copy = new T[static_cast<size_t>(rows * columns) + 1];
+  nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(values + r * stride, columns, copy + r * columns);
+  const size_t shape[2] = {static_cast<size_t>(rows), static_cast<size_t>(columns)};
+  return nb::cast(nb::ndarray<nb::numpy, T>(copy, matrix ? 2 : 1, shape, owner));
+}
+
+template <class T>
+nb::object to_numpy(const std::vector<T>& values) {
+  return to_numpy(values.data(), static_cast<int64_t>(values.size()), 1, false, 1);
+}
+
+nb::tuple run(Program& program, nb::handle batch) {
+  const BatchView view = batch_view(batch);
+  StepOutput output;
+  {
+    nb::gil_scoped_release release;
+    output = program.run(view);
+  }
+  const int64_t rows = static_cast<int64_t>(output.tokens.size()), columns = output.top_columns;
+  return nb::make_tuple(to_numpy(output.tokens), to_numpy(output.logprobs), to_numpy(output.ranks),
+                        to_numpy(output.top_ids.data(), rows, columns, true, columns),
+                        to_numpy(output.top_logprobs.data(), rows, columns, true, columns), to_numpy(output.hashes));
+}
+
+int add_matrix(Program& program, const std::string& format, int64_t rows, int64_t columns, nb::handle data) {
+  const Bytes bytes("data", data);
+  const std::vector<MatrixPart> parts{{rows, columns, bytes.data(), bytes.size()}};
+  nb::gil_scoped_release release;
+  return program.matrix(format, parts);
+}
+
+int add_matrix_parts(Program& program,
+                     const std::vector<std::tuple<std::string, int64_t, int64_t, nb::object>>& parts) {
+  std::vector<Bytes> buffers;
+  std::vector<MatrixPart> views;
+  if (parts.empty()) throw std::invalid_argument("parts: is empty");
+  for (const auto& [format, rows, columns, data] : parts) {
+    if (format != std::get<0>(parts[0])) throw std::invalid_argument("parts: the formats differ");
+    buffers.emplace_back("data", data);
+    views.push_back({rows, columns, buffers.back().data(), buffers.back().size()});
+  }
+  nb::gil_scoped_release release;
+  return program.matrix(std::get<0>(parts[0]), views);
+}
+
+int add_vector(Program& program, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> values) {
+  return program.vector(values.data(), static_cast<int64_t>(values.shape(0)));
+}
+
+nb::object logits(const Program& program) {
+  return to_numpy(program.logits(), program.logit_row_count(), program.vocabulary(), true, program.vocabulary());
+}
+
+nb::object activation(const Program& program, int buffer, int64_t rows) {
+  const int64_t width = program.buffer_width(buffer);
+  if (rows < 0 || rows > program.max_tokens()) throw std::invalid_argument("rows: more than max_tokens");
+  const int64_t stride = program.buffer_row(buffer, 1) - program.buffer_row(buffer, 0);
+  return to_numpy(program.buffer_row(buffer, 0), rows, width, true, stride);
+}
+
+void bind_data(nb::class_<Program>& program) {
+  program.def(nb::init<const std::string&, int, int64_t, int64_t>(), nb::kw_only(), "isa"_a, "threads"_a,
+              "max_tokens"_a, "max_logit_rows"_a)
+      .def_prop_ro("isa", &Program::isa)
+      .def_prop_ro("threads", &Program::threads)
+      .def("buffer", &Program::buffer, "width"_a)
+      .def("vector", &add_vector, "values"_a)
+      .def("matrix", &add_matrix, "format"_a, "rows"_a, "columns"_a, "data"_a)
+      .def("matrix_concat", &add_matrix_parts, "parts"_a)
+      .def("rope_table", &Program::rope_table, "inverse_frequencies"_a, "scale"_a)
+      .def("kv_cache", &Program::kv_cache, nb::kw_only(), "layers"_a, "blocks"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a)
+      .def("weight_bytes", &Program::weight_bytes)
+      .def("kv_bytes_reserved", &Program::kv_bytes_reserved);
+}
+
+void bind_operators(nb::class_<Program>& program) {
+  program.def("embed", &Program::embed, "table"_a, "out"_a, "scale"_a = 1.0f)
+      .def("rms_norm", &Program::rms_norm, "x"_a, "weight"_a, "out"_a, "eps"_a)
+      .def("head_norm", &Program::head_norm, "x"_a, "weight"_a, "eps"_a, nb::kw_only(), "offset"_a, "heads"_a,
+           "head_dim"_a)
+      .def("linear", &Program::linear, "x"_a, "matrix"_a, "out"_a, nb::kw_only(), "bias"_a = -1, "accumulate"_a = false,
+           "out_offset"_a = 0)
+      .def(
+          "rope",
+          [](Program& p, int x, int table, int offset, int heads, int head_dim, int rotary_dim, bool interleaved) {
+            p.rope({x, table, offset, heads, head_dim, rotary_dim, interleaved});
+          },
+          "x"_a, "table"_a, nb::kw_only(), "offset"_a, "heads"_a, "head_dim"_a, "rotary_dim"_a, "interleaved"_a)
+      .def(
+          "kv_write",
+          [](Program& p, int layer, int k, int k_offset, int v, int v_offset) {
+            p.kv_write({layer, k, k_offset, v, v_offset});
+          },
+          "layer"_a, "k"_a, "k_offset"_a, "v"_a, "v_offset"_a)
+      .def(
+          "attention",
+          [](Program& p, int layer, int q, int q_offset, int out, int heads, float scale, int window, float softcap) {
+            p.attention({layer, q, q_offset, out, heads, scale, softcap, window, 0});
+          },
+          "layer"_a, "q"_a, "q_offset"_a, "out"_a, nb::kw_only(), "heads"_a, "scale"_a, "window"_a = 0,
+          "softcap"_a = 0.0f)
+      .def("gated", &Program::gated, "x"_a, "gate_offset"_a, "up_offset"_a, "out"_a, "activation"_a)
+      .def("add", &Program::add, "x"_a, "y"_a)
+      .def("head", &Program::head, "x"_a, "norm_weight"_a, "eps"_a, "matrix"_a, nb::kw_only(), "softcap"_a = 0.0f,
+           "scale"_a = 1.0f, "bias"_a = -1);
+}
+
+}  // namespace
+}  // namespace legato
+
+NB_MODULE(_native, m) {
+  using namespace legato;
+  nb::list formats;
+  for (const std::string& name : format_names()) formats.append(nb::cast(name));
+  m.attr("FORMATS") = nb::tuple(formats);
+  m.def("supported_isas", &supported_isas);
+  nb::class_<Program> program(m, "Program");
+  bind_data(program);
+  bind_operators(program);
+  program.def("run", &run, "batch"_a)
+      .def("logits", &logits)
+      .def("activation", &activation, "buffer"_a, "rows"_a)
+      .def("profile", &Program::profile);
+}

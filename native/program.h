@@ -1,0 +1,157 @@
+// A lowered model: its packed weights, buffers and KV pool, and a flat plan of operators run once a step.
+//
+// Methods throw std::invalid_argument, naming the argument, when something does not fit. Not thread-safe: one call
+// at a time (run() refuses a second caller).
+#pragma once
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "batch.h"
+#include "include/kernels.h"
+#include "memory.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace legato {
+
+std::vector<std::string> format_names();
+
+struct MatrixPart {
+  int64_t rows, columns;
+  const uint8_t* data;
+  size_t bytes;
+};
+
+struct StepOutput {  // for each of the R logit rows
+  std::vector<int32_t> tokens, ranks;
+  std::vector<float> logprobs;
+  int64_t top_columns = 0;
+  std::vector<int32_t> top_ids;  // [R][top_columns]
+  std::vector<float> top_logprobs;
+  std::vector<uint64_t> hashes;
+};
+
+class Program {
+ public:
+  Program(const std::string& isa, int threads, int64_t max_tokens, int64_t max_logit_rows);
+
+  const char* isa() const { return kernels_.isa; }
+  int threads() const { return threads_.count(); }
+
+  // --- data ---
+  int buffer(int64_t width);
+  int vector(const float* values, int64_t count);
+  int matrix(const std::string& format, const std::vector<MatrixPart>& parts);
+  int rope_table(int inverse_frequencies, float scale);
+  void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
+  int64_t weight_bytes() const { return weight_bytes_; }
+  int64_t kv_bytes_reserved() const;
+
+  // --- operators: src/legato/_native.pyi says what they do ---
+  void embed(int table, int out, float scale);
+  void rms_norm(int x, int weight, int out, float eps);
+  void head_norm(int x, int weight, float eps, int offset, int heads, int head_dim);
+  void linear(int x, int matrix, int out, int bias, bool accumulate, int out_offset);
+  void rope(const Rope& rope);
+  void kv_write(const KvWrite& write);
+  void attention(Attention attention);
+  void gated(int x, int gate_offset, int up_offset, int out, const std::string& activation);
+  void add(int x, int y);
+  void head(int x, int norm_weight, float eps, int matrix, float softcap, float scale, int bias);
+
+  // --- a step: step.cc ---
+  StepOutput run(const BatchView& batch);
+  int64_t logit_row_count() const { return logit_row_count_; }
+  int64_t vocabulary() const { return head_matrix_ < 0 ? 0 : matrices_[head_matrix_].rows; }
+  const float* logits() const { return reinterpret_cast<const float*>(logits_.data()); }  // [R][vocabulary]
+  int64_t buffer_width(int buffer) const;
+  const float* buffer_row(int buffer, int64_t row) const;
+  int64_t max_tokens() const { return max_tokens_; }
+
+  // Seconds of thread 0 by operator since the last call, "wait" being its time at barriers. The first call switches
+  // the measurement on.
+  std::map<std::string, double> profile();
+
+ private:
+  struct Buffer {
+    int64_t width, stride;  // floats
+    Region memory;
+    float* row(int64_t t) const { return reinterpret_cast<float*>(memory.data()) + t * stride; }
+  };
+  struct RopeTable {
+    int inverse_frequencies;
+    float scale;
+    int64_t half;   // angles in a row
+    Region memory;  // [max_tokens][cos half, sin half]
+    float* row(int64_t t) const { return reinterpret_cast<float*>(memory.data()) + t * 2 * half; }
+  };
+  struct PreparedRows {  // one for each RowForm, shared by the matrix products
+    size_t row_bytes = 0;
+    Region memory;
+    int source = -1;  // the buffer whose rows it holds at this point of the plan
+  };
+  struct Step;  // the batch and its results while run() is at work
+
+  void plan(Operation operation, std::vector<Access> accesses);
+  Access columns(int buffer, int64_t begin, int64_t end, bool rows, bool write) const;
+  Access whole(int buffer, bool rows, bool write) const;
+  void check_columns(const char* name, int buffer, int64_t offset, int64_t width) const;
+  const Buffer& buffer_at(const char* name, int index) const;
+  void check_vector(const char* name, int index, int64_t length) const;
+  const Matrix& matrix_at(const char* name, int index) const;
+  void prepare(int x, RowForm form, int64_t columns);
+  void check_kv_operators() const;
+
+  void begin(Step& step);
+  void execute(Step& step, int thread);
+  void copy_blocks(const Step& step, int thread) const;
+  AttentionArgs attention_args(const Step& step, const Attention& op) const;
+  void apply(const Step&, const Embed&, int thread) const;
+  void apply(const Step&, const RopeRows&, int thread) const;
+  void apply(const Step&, const RmsNorm&, int thread) const;
+  void apply(const Step&, const HeadNorm&, int thread) const;
+  void apply(const Step&, const PrepareRows&, int thread) const;
+  void apply(const Step&, const Linear&, int thread) const;
+  void apply(const Step&, const Rope&, int thread) const;
+  void apply(const Step&, const KvWrite&, int thread) const;
+  void apply(const Step&, const Attention&, int thread) const;
+  void apply(const Step&, const Gated&, int thread) const;
+  void apply(const Step&, const Add&, int thread) const;
+  void apply(const Step&, const HeadRows&, int thread) const;
+  void apply(const Step&, const Logits&, int thread) const;
+  void apply(Step&, const Sample&, int thread) const;
+  SampleRow sample_row(const Step&, int64_t row) const;
+
+  const Kernels& kernels_;
+  const int64_t max_tokens_, max_logit_rows_;
+  Threads threads_;
+  std::vector<Buffer> buffers_;
+  std::vector<std::vector<float>> vectors_;
+  Arena weights_;
+  int64_t weight_bytes_ = 0;
+  std::vector<Matrix> matrices_;
+  std::vector<RopeTable> rope_tables_;
+  std::vector<bool> rope_planned_;  // tables whose rows are already made at this point of the plan
+  std::vector<Region> kv_memory_;
+  std::vector<KvLayer> kv_layers_;
+  std::array<PreparedRows, 3> prepared_;
+  Plan plan_;
+  int64_t input_vocabulary_ = 0;
+  // head
+  int head_matrix_ = -1;
+  size_t head_row_bytes_ = 0;
+  Region head_norm_, head_prepared_, logits_, sample_scratch_, attention_scratch_;
+  size_t sample_scratch_bytes_ = 0;  // of one thread
+  int64_t logit_row_count_ = 0;
+  std::atomic<bool> running_{false};
+  bool profiling_ = false;
+  std::array<double, std::variant_size_v<Operation> + 1> seconds_{};  // the last: waiting
+};
+
+}  // namespace legato
