@@ -156,13 +156,30 @@ size_t lay_out(const Shape& s, int head_dim, int tiles, char* base, Desk* desk) 
   return at;
 }
 
-// 1, 2, 3, 4, 6, 8, 12: how many of the remaining queries the next sub-block takes.
+// How many of the remaining queries the next sub-block takes.
 int sub_block(int remaining) {
   const int sizes[] = {12, 8, 6, 4, 3, 2};
   for (int size : sizes) {
     if (size <= kMaxQueries && size <= remaining) return size;
   }
   return 1;
+}
+
+template <int N>
+struct Size {
+  static constexpr int value = N;
+};
+
+// Calls run(Size<N>) for the sub-block size n.
+template <int N = kMaxQueries, class F>
+inline void with_size(int n, const F& run) {
+  if constexpr (N == 1) {
+    run(Size<1>{});
+  } else {
+    if (n == N) return run(Size<N>{});
+    constexpr int smaller = N > 8 ? 8 : N > 6 ? 6 : N > 4 ? 4 : N - 1;
+    with_size<smaller>(n, run);
+  }
 }
 
 struct Curve {  // from dot products of the scaled query to exponents of two
@@ -236,15 +253,7 @@ class Worker {
         n = sub_block(queries - q);
         const float* x = d_.queries + (int64_t)q * a_.kv.head_dim;
         float* sums = state + (int64_t)q * s_.padded;
-        switch (n) {
-          case 1: one<1>(u, t, q, x, sums, *running, raw); break;
-          case 2: one<2>(u, t, q, x, sums, *running, raw); break;
-          case 3: one<3>(u, t, q, x, sums, *running, raw); break;
-          case 4: one<4>(u, t, q, x, sums, *running, raw); break;
-          case 6: one<6>(u, t, q, x, sums, *running, raw); break;
-          case 8: if constexpr (kMaxQueries >= 8) one<8>(u, t, q, x, sums, *running, raw); break;
-          case 12: if constexpr (kMaxQueries >= 12) one<12>(u, t, q, x, sums, *running, raw); break;
-        }
+        with_size(n, [&](auto size) { one<size.value>(u, t, q, x, sums, *running, raw); });
         ++running;
       }
     }

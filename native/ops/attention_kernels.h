@@ -19,9 +19,12 @@ constexpr int kTileBlocks = kTile / kBlock;
 #if defined(__AVX512F__)
 constexpr int kAccumulators = 24;  // F32x16 that the register file holds beside operands
 constexpr int kMaxQueries = 12;    // queries that share one load of K
-#else
+#elif defined(__AVX2__)
 constexpr int kAccumulators = 6;
 constexpr int kMaxQueries = 6;
+#else
+constexpr int kAccumulators = 1;
+constexpr int kMaxQueries = 1;
 #endif
 
 struct HalfElement {

@@ -1,0 +1,95 @@
+#include "reference_attention.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace legato {
+namespace {
+
+double from_half(uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const double sign = h & 0x8000 ? -1.0 : 1.0;
+  if (exponent == 31) return mantissa ? std::nan("") : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24));
+}
+
+double element(KvType type, const uint8_t* data, int64_t index) {
+  if (type == KvType::F32) {
+    float x;
+    std::memcpy(&x, data + index * 4, 4);
+    return x;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, data + index * 2, 2);
+  if (type == KvType::F16) return from_half(bits);
+  const uint32_t wide = (uint32_t)bits << 16;
+  float x;
+  std::memcpy(&x, &wide, 4);
+  return x;
+}
+
+struct Score {
+  double value, error;
+};
+
+void one_head(const AttentionArgs& a, int row, int head, double* result, double* bound) {
+  const KvLayer& kv = a.kv;
+  const int64_t dim = kv.head_dim, kv_head = head / (a.heads / kv.kv_heads);
+  const int position = a.positions[row], first = a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
+  const int32_t* table = a.block_tables + a.sequences[row] * a.table_stride;
+  const float* q = a.q + row * a.q_stride + head * dim;
+  constexpr double eps = 0x1p-24;
+  std::vector<Score> scores;
+  double greatest = -INFINITY, error = 0;
+  for (int p = first; p <= position; ++p) {
+    const int64_t base = (table[p / kBlock] * (int64_t)kv.kv_heads + kv_head) * dim * kBlock + p % kBlock;
+    Score s{0, 0};
+    double size = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      const double product = q[d] * element(kv.type, kv.k, base + d * kBlock) * a.scale;
+      s.value += product;
+      size += std::fabs(product);
+    }
+    s.error = size * eps * (double)(dim + 4);
+    if (a.softcap > 0) {
+      s.value = a.softcap * std::tanh(s.value / a.softcap);
+      s.error += 32 * eps * std::fabs(s.value);
+    }
+    s.error += 8 * eps * std::fabs(s.value);
+    greatest = std::fmax(greatest, s.value);
+    error = std::fmax(error, s.error);
+    scores.push_back(s);
+  }
+  double total = 0;
+  std::vector<double> sums((size_t)dim), sizes((size_t)dim);
+  for (int p = first; p <= position; ++p) {
+    const double weight = std::exp(scores[(size_t)(p - first)].value - greatest);
+    const int64_t base = ((table[p / kBlock] * (int64_t)kv.kv_heads + kv_head) * kBlock + p % kBlock) * dim;
+    total += weight;
+    for (int64_t d = 0; d < dim; ++d) {
+      const double v = weight * element(kv.type, kv.v, base + d);
+      sums[(size_t)d] += v;
+      sizes[(size_t)d] += std::fabs(v);
+    }
+  }
+  // A weight's relative error: that of its exponent (twice: the maximum's too), the function's, the sums' roundings.
+  const double relative = 2 * error + eps * (double)(160 + scores.size() / 8);
+  for (int64_t d = 0; d < dim; ++d) {
+    result[d] = sums[(size_t)d] / total;
+    bound[d] = 2 * relative * sizes[(size_t)d] / total + 1e-37;
+  }
+}
+
+}  // namespace
+
+void reference_attention(const AttentionArgs& a, double* result, double* bound) {
+  for (int64_t row = 0; row < a.rows; ++row) {
+    for (int64_t head = 0; head < a.heads; ++head) {
+      const int64_t at = (row * a.heads + head) * a.kv.head_dim;
+      one_head(a, (int)row, (int)head, result + at, bound + at);
+    }
+  }
+}
+
+}  // namespace legato
