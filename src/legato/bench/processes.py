@@ -1,0 +1,93 @@
+"""What processes cost: memory and processor time, read from /proc (Linux)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+TICKS = os.sysconf("SC_CLK_TCK")
+MIB = 1024.0 * 1024.0
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (status := _stat(int(entry.name))):
+            children.setdefault(int(status[1]), []).append(int(entry.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def resident_bytes(pids: list[int]) -> int:
+    """Proportional set size: a page that several of the processes share counts once."""
+    return sum(_rollup(pid).get("Pss", 0) for pid in pids)
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process, all its threads; 0 once it is gone."""
+    status = _stat(pid)
+    return (int(status[11]) + int(status[12])) / TICKS if status else 0.0
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from ``state`` (0) on; the name before may hold spaces."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Bytes by name, from /proc/PID/smaps_rollup; empty if the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines)
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs}
+
+
+def machine_busy_seconds() -> float:
+    """Processor time that anything on the machine has used since it started."""
+    with open("/proc/stat", encoding="ascii") as lines:
+        user, nice, system, _idle, _wait, irq, soft_irq, *_ = map(int, lines.readline().split()[1:])
+    return (user + nice + system + irq + soft_irq) / TICKS
+
+
+@dataclass
+class ProcessorUse:
+    """Processor time between its making and ``stop()``: of the measured processes, and of others.
+
+    ``others`` is the noise: processors kept busy by processes that are no part of the measurement.
+    """
+
+    pids: list[int]
+    seconds: float = 0.0
+    by_process: dict[int, float] = field(default_factory=dict)  # processors used, 1.0 = one of them
+    others: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._start = perf_counter()
+        self._busy = machine_busy_seconds()
+        self._before = {pid: processor_seconds(pid) for pid in self.pids}
+
+    def stop(self) -> ProcessorUse:
+        self.seconds = perf_counter() - self._start
+        own = {pid: processor_seconds(pid) - before for pid, before in self._before.items()}
+        busy = machine_busy_seconds() - self._busy
+        self.by_process = {pid: max(used, 0.0) / self.seconds for pid, used in own.items()}
+        self.others = max(busy - sum(own.values()), 0.0) / self.seconds
+        return self
