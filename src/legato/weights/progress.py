@@ -30,3 +30,8 @@ def reporting(title: str, total: int | None, show: bool) -> Iterator[Report]:
         yield report
         if total is not None:
             bars.update(task, completed=total)
+
+
+def offset_by(before: int, report: Report) -> Report:
+    """For one part of a whole: ``before`` bytes came earlier."""
+    return lambda done: report(before + done)

@@ -1,0 +1,149 @@
+"""Downloads from a hub, against a stub that cuts, stalls and lies."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stub_hub import COMMIT, StubHub, serving
+
+from legato.errors import ModelError
+from legato.weights import hub, hub_download
+
+BIG = random.Random(1).randbytes(3_000_000)
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": BIG,
+    "tokenizer.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+    "README.md": b"not needed",
+    "pytorch_model.bin": b"never fetched",
+    "original/consolidated.safetensors": b"never fetched",
+}
+WANTED = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
+    monkeypatch.setenv("LEGATO_HOME", str(tmp_path))
+    monkeypatch.setattr(hub_download, "PAUSE_SECONDS", 0.0)
+    with serving(StubHub(dict(FILES))) as server:
+        # read by huggingface_hub when it is imported, which may have happened
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", server.url)
+        yield server
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+def test_only_what_serves_is_fetched(stub: StubHub) -> None:
+    files = hub.pull("org/tiny", progress=False)
+    assert (files.kind, files.name) == ("hf", "org/tiny")
+    assert names(files.path) == WANTED
+    assert (files.path / "model.safetensors").read_bytes() == BIG
+    assert hub.installed() == [files]
+
+
+def test_a_model_on_disk_asks_nothing(stub: StubHub) -> None:
+    files = hub.pull("org/tiny", progress=False)
+    stub.requests.clear()
+    assert hub.resolve("org/tiny") == files
+    assert stub.requests == []
+
+
+def test_connections_that_break_are_continued(stub: StubHub) -> None:
+    stub.cut_after = 700_000
+    files = hub.pull("org/tiny", progress=False)
+    assert (files.path / "model.safetensors").read_bytes() == BIG
+    continued = [r for r in stub.ranges() if r]
+    assert continued == [f"bytes={n}-" for n in range(700_000, 3_000_000, 700_000)]
+
+
+def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path) -> None:
+    stub.stall_after = 2_000_000
+    code = "from legato.weights import hub; hub.pull('org/tiny', progress=False)"
+    child = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    try:
+        assert stub.stalled.wait(20)
+        part = tmp_path / "hub/org/tiny/model.safetensors.part"
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 10**6):
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    have = part.stat().st_size
+    assert 1_000_000 <= have <= 2_000_000
+    assert hub.installed() == []
+    stub.stall_after = None
+    files = hub.pull("org/tiny", progress=False)
+    assert stub.ranges()[-4:].count(f"bytes={have}-") == 1
+    assert (files.path / "model.safetensors").read_bytes() == BIG
+
+
+def test_a_hub_that_gives_up_is_one_clear_line(stub: StubHub) -> None:
+    stub.cut_after = 0
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors: the download broke off at 0 of 3000000"
+    ):
+        hub.pull("org/tiny", progress=False)
+
+
+def test_corrupt_bytes_are_refused(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = stub.info()
+    monkeypatch.setattr(stub, "info", lambda: info)
+    stub.files["model.safetensors"] = bytes(3_000_000)
+    with pytest.raises(ModelError, match=r"model\.safetensors: the download is corrupt"):
+        hub.pull("org/tiny", progress=False)
+    assert hub.installed() == []
+
+
+def test_a_new_commit_replaces_the_old(stub: StubHub) -> None:
+    hub.pull("org/tiny", progress=False)
+    stub.commit = COMMIT[::-1]
+    stub.files["model.safetensors"] = BIG[::-1]
+    files = hub.pull("org/tiny", progress=False)
+    assert (files.path / "model.safetensors").read_bytes() == BIG[::-1]
+
+
+def test_without_a_network_the_disk_serves(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = hub.pull("org/tiny", progress=False)
+    stub.status = 500
+    assert hub.pull("org/tiny", progress=False) == files
+    (files.path / "config.json").unlink()
+    with pytest.raises(ModelError, match="org/tiny: the hub cannot be reached"):
+        hub.pull("org/tiny", progress=False)
+
+
+def test_unknown_models(stub: StubHub) -> None:
+    with pytest.raises(ModelError, match="org/none: the hub has no such model"):
+        hub.pull("org/none", progress=False)
+    with pytest.raises(ModelError, match="nonsense: there is no such file or folder.*smollm2"):
+        hub.pull("nonsense", progress=False)
+
+
+def test_one_of_several_gguf_files(stub: StubHub) -> None:
+    stub.files = {"tiny.Q4_K_M.gguf": b"GGUF4", "tiny.Q8_0.gguf": b"GGUF8", "README.md": b""}
+    with pytest.raises(ModelError, match=r"choose one .*tiny\.Q4_K_M\.gguf, tiny\.Q8_0\.gguf"):
+        hub.pull("org/tiny", progress=False)
+    files = hub.pull("org/tiny:q8_0", progress=False)
+    assert (files.kind, files.name, files.path.name) == ("gguf", "org/tiny:q8_0", "tiny.Q8_0.gguf")
+    assert hub.installed() == [files]
+
+
+def test_no_space_is_one_clear_line(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(hub_download.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ModelError, match=r"no disk space: 2 MB are needed, 0 MB are free"):
+        hub.pull("org/tiny", progress=False)
