@@ -1,0 +1,255 @@
+// Products of quantised weights with rows in Q8 form.
+//
+// One definition for every instruction set, number of rows and tile range. For each output, groups of 32 inputs
+// ascending, everything in float but the exact integer sums:
+//   Q8_0, Q4_0, Q5_0   acc = fma(float(sum (q - bias) x), d * xs, acc)           bias 128, 8, 16
+//   Q4_1, Q5_1         acc = fma(float(sum q x), d * xs, acc); acc = fma(m, xs * float(sum x), acc)
+//   Q4_K, Q5_K         as Q4_1 with d = d * scale, m = -dmin * minimum (both exact in float)
+//   Q6_K               for each half of the group: acc = fma(float(sum (q - 32) x), (d * scale) * xs, acc)
+// where x are the row's integers and xs their scale.
+#include "matmul.h"
+
+namespace legato::LEGATO_ISA {
+namespace {
+
+// One group of one tile: its scales, and its weights as bytes.
+template <Format F>
+struct Group {
+  static constexpr PackedLayout kLayout = packed_layout(F);
+  static constexpr bool kFive = F == Format::Q5_0 || F == Format::Q5_1 || F == Format::Q5_K;
+  static constexpr bool kSix = F == Format::Q6_K;
+  static constexpr bool kBytes = F == Format::Q8_0;
+  static constexpr bool kSuper = F == Format::Q4_K || F == Format::Q5_K;
+  static constexpr bool kMinimum = kSuper || F == Format::Q4_1 || F == Format::Q5_1;
+  static constexpr int kMaxWeight = kBytes ? 255 : kSix ? 63 : kFive ? 31 : 15;
+  static constexpr int kBiasShift = kMinimum ? -1 : kBytes ? 7 : kSix ? 5 : kFive ? 4 : 3;
+  using GroupSum = Sum<kMaxWeight, kBiasShift>;
+
+  const uint8_t* quants;
+  Vec scale, scale_high, minimum;
+  Bytes plane;
+
+  // part: which kWidth of the 16 outputs.
+  void open(const uint8_t* tile, int64_t groups, int64_t g, int part) {
+    quants = tile + g * kLayout.quant_bytes + part * (4 * kWidth);
+    const uint8_t* scales = tile + groups * kLayout.quant_bytes;
+    const uint8_t* record = scales + g / kLayout.scale_groups * kLayout.scale_bytes;
+    const int64_t sub = g % kLayout.scale_groups;
+    const uint16_t* halves = (const uint16_t*)record + part * kWidth;
+    scale = Vec::load_f16(halves);
+    if constexpr (kSix) {
+      const uint8_t* fine = record + 32 + 32 * sub + part * kWidth;
+      scale_high = scale * signed_bytes_to_float(fine + 16);
+      scale = scale * signed_bytes_to_float(fine);
+    } else if constexpr (kSuper) {
+      const uint8_t* fine = record + 64 + 32 * sub + part * kWidth;
+      scale = scale * bytes_to_float(fine);
+      minimum = Vec::load_f16(halves + 16) * bytes_to_float(fine + 16);
+    } else if constexpr (kMinimum) {
+      minimum = Vec::load_f16(halves + 16);
+    }
+    if constexpr (kFive) plane = Bytes::load(quants + 256);
+  }
+
+  // Weights of inputs 8v .. 8v + 3 and 8v + 4 .. 8v + 7.
+  template <int v>
+  void weights(Bytes* low, Bytes* high) const {
+    if constexpr (kBytes) {
+      *low = Bytes::load(quants + 128 * v);
+      *high = Bytes::load(quants + 128 * v + 64);
+      return;
+    }
+    const Bytes both = Bytes::load(quants + 64 * v);
+    *low = low_nibbles(both);
+    *high = high_nibbles(both);
+    if constexpr (kFive) {
+      *low = with_bits<4 - 2 * v, 16>(*low, plane);
+      *high = with_bits<3 - 2 * v, 16>(*high, plane);
+    } else if constexpr (kSix) {
+      const Bytes pairs = Bytes::load(quants + 256 + 64 * (v / 2));
+      *low = with_bits<4 - 4 * (v % 2), 48>(*low, pairs);
+      *high = with_bits<2 - 4 * (v % 2), 48>(*high, pairs);
+    }
+  }
+};
+
+// R rows x T tiles in registers, over all groups.
+template <Format F, int R, int T>
+struct Block {
+  using G = Group<F>;
+  G group[T];
+  typename G::GroupSum sum[T][R];
+  Vec acc[T][R];
+  const Q8Group* x[R];
+
+  template <int v>
+  [[gnu::always_inline]] void step() {
+    Bytes low[T], high[T];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) group[t].template weights<v>(&low[t], &high[t]);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Four four = broadcast_four(x[r]->values + 8 * v);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) sum[t][r].template dot<2 * v>(low[t], four);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Four four = broadcast_four(x[r]->values + 8 * v + 4);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) sum[t][r].template dot<2 * v + 1>(high[t], four);
+    }
+  }
+
+  template <int half>
+  [[gnu::always_inline]] void start() {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      int32_t minus = x[r]->minus_sum;
+      if constexpr (G::kSix) minus = half == 0 ? x[r]->minus_sum_low : minus - x[r]->minus_sum_low;
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) sum[t][r].start(minus);
+    }
+  }
+
+  template <int half>
+  [[gnu::always_inline]] void scale() {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec xs = Vec::splat(x[r]->scale);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        acc[t][r] = fma(sum[t][r].finish(), (half == 0 ? group[t].scale : group[t].scale_high) * xs, acc[t][r]);
+        if constexpr (G::kMinimum) acc[t][r] = fma(group[t].minimum, Vec::splat(x[r]->scaled_sum), acc[t][r]);
+      }
+    }
+  }
+
+  // ahead: how far to prefetch weights, in bytes.
+  [[gnu::always_inline]] void run(const uint8_t* tile, int64_t tile_bytes, int64_t groups, int part,
+                                  const uint8_t* rows, int64_t row_bytes, int64_t ahead) {
+    const int64_t step_bytes = (tile_bytes * T / groups + 63) / 64 * 64;
+    const uint8_t* next = tile + ahead;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      x[r] = (const Q8Group*)(rows + r * row_bytes);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) acc[t][r] = Vec::zero();
+    }
+    for (int64_t g = 0; g < groups; ++g) {
+      if (ahead != 0) {
+        for (int64_t b = 0; b < step_bytes; b += 64) __builtin_prefetch(next + b);
+        next += step_bytes;
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) group[t].open(tile + t * tile_bytes, groups, g, part);
+      start<0>();
+      step<0>();
+      step<1>();
+      if constexpr (G::kSix) {
+        scale<0>();
+        start<1>();
+      }
+      step<2>();
+      step<3>();
+      scale<G::kSix ? 1 : 0>();
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) ++x[r];
+    }
+  }
+};
+
+struct Job {
+  const Matrix* matrix;
+  const uint8_t* rows;
+  int64_t row_bytes;
+  Target target;
+};
+
+template <Format F, int R, int T>
+[[gnu::noinline]] void block(const Job& job, int64_t tile, int64_t row, int64_t ahead) {
+  const Matrix& m = *job.matrix;
+  for (int part = 0; part < kLanes / kWidth; ++part) {
+    Block<F, R, T> b;
+    b.run(m.data + tile * m.tile_bytes, m.tile_bytes, m.columns / 32, part, job.rows + row * job.row_bytes,
+          job.row_bytes, part == 0 ? ahead : 0);
+    for (int t = 0; t < T; ++t) {
+      const int64_t n = (tile + t) * kLanes + part * kWidth;
+      if (n >= m.rows) break;
+      for (int r = 0; r < R; ++r) {
+        write_lanes(b.acc[t][r], job.target.out + (row + r) * job.target.stride + n,
+                    job.target.bias ? job.target.bias + n : nullptr, job.target.accumulate, kWidth, m.rows - n);
+      }
+    }
+  }
+}
+
+#if defined(__AVX512BW__)
+constexpr int kRows = 8, kTiles = 1;
+#elif defined(__AVX2__)
+constexpr int kRows = 4, kTiles = 1;
+#else
+constexpr int kRows = 1, kTiles = 1;
+#endif
+
+template <Format F, int T>
+void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end, int64_t ahead) {
+  for (; row + kRows <= end; row += kRows, ahead = 0) block<F, kRows, T>(job, tile, row, ahead);
+  switch (end - row) {
+    case 7:
+      return block < F, kRows<7 ? 1 : 7, T>(job, tile, row, ahead);
+    case 6:
+      return block < F, kRows<6 ? 1 : 6, T>(job, tile, row, ahead);
+    case 5:
+      return block < F, kRows<5 ? 1 : 5, T>(job, tile, row, ahead);
+    case 4:
+      return block < F, kRows<4 ? 1 : 4, T>(job, tile, row, ahead);
+    case 3:
+      return block < F, kRows<3 ? 1 : 3, T>(job, tile, row, ahead);
+    case 2:
+      return block < F, kRows<2 ? 1 : 2, T>(job, tile, row, ahead);
+    case 1:
+      return block<F, 1, T>(job, tile, row, ahead);
+    default:
+      return;
+  }
+}
+
+// Weights stream once for each pass of rows that fits in the cache.
+template <Format F>
+void matmul_format(const Job& job, int64_t rows, int64_t tile_begin, int64_t tile_end) {
+  const int64_t pass = rows_per_pass(rows, job.row_bytes, kRows);
+  for (int64_t row = 0; row < rows; row += pass) {
+    const int64_t end = row + pass < rows ? row + pass : rows;
+    for (int64_t tile = tile_begin; tile < tile_end; ++tile) rows_of_tiles<F, 1>(job, tile, row, end, 4096);
+  }
+}
+
+}  // namespace
+
+void matmul_quantised(const Matrix& matrix, const uint8_t* prepared, int64_t row_bytes, int64_t rows,
+                      int64_t tile_begin, int64_t tile_end, const Target& target) {
+  const Job job{&matrix, prepared, row_bytes, target};
+  switch (matrix.format) {
+    case Format::Q8_0:
+      return matmul_format<Format::Q8_0>(job, rows, tile_begin, tile_end);
+    case Format::Q4_0:
+      return matmul_format<Format::Q4_0>(job, rows, tile_begin, tile_end);
+    case Format::Q4_1:
+      return matmul_format<Format::Q4_1>(job, rows, tile_begin, tile_end);
+    case Format::Q5_0:
+      return matmul_format<Format::Q5_0>(job, rows, tile_begin, tile_end);
+    case Format::Q5_1:
+      return matmul_format<Format::Q5_1>(job, rows, tile_begin, tile_end);
+    case Format::Q4_K:
+      return matmul_format<Format::Q4_K>(job, rows, tile_begin, tile_end);
+    case Format::Q5_K:
+      return matmul_format<Format::Q5_K>(job, rows, tile_begin, tile_end);
+    case Format::Q6_K:
+      return matmul_format<Format::Q6_K>(job, rows, tile_begin, tile_end);
+    default:
+      return;
+  }
+}
+
+}  // namespace legato::LEGATO_ISA
