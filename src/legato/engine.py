@@ -34,9 +34,7 @@ class Engine:
             max_rows=config.max_logit_rows,
             max_sequences=config.max_num_seqs,
         )
-        self._packer = Packer(
-            self._cache.tables, info.vocab_size, config.max_logit_rows
-        )
+        self._packer = Packer(self._cache.tables, info.vocab_size, config.max_logit_rows)
         self._runner = Runner(program)
         self._open: dict[str, list[Sequence]] = {}  # choices that are not finished
         self._arrivals = 0
@@ -66,9 +64,7 @@ class Engine:
         parts = self._scheduler.schedule()
         if not parts:
             if self.has_work:
-                raise EngineError(
-                    "nothing could be scheduled although requests are waiting"
-                )
+                raise EngineError("nothing could be scheduled although requests are waiting")
             return []
         outputs: list[Output] = []
         for computed, result in self._run(parts):
@@ -84,9 +80,7 @@ class Engine:
 
         Unknown and finished requests are ignored: the client cannot know how far the engine is.
         """
-        cancelled = [
-            s for s in self._open.get(request_id, ()) if index in (None, s.index)
-        ]
+        cancelled = [s for s in self._open.get(request_id, ()) if index in (None, s.index)]
         return [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
 
     def stats(self) -> Stats:
@@ -110,18 +104,12 @@ class Engine:
         Raises EngineError otherwise. Between steps only.
         """
         sequences = self._scheduler.sequences
-        open_sequences = [
-            sequence for choices in self._open.values() for sequence in choices
-        ]
-        if len(sequences) != len(set(sequences)) or set(sequences) != set(
-            open_sequences
-        ):
+        open_sequences = [sequence for choices in self._open.values() for sequence in choices]
+        if len(sequences) != len(set(sequences)) or set(sequences) != set(open_sequences):
             raise EngineError("a sequence is lost, or scheduled twice")
         for sequence in sequences:
             if sequence.hold.is_empty != (sequence not in self._scheduler.running):
-                raise EngineError(
-                    "a waiting sequence holds blocks, or a running one does not"
-                )
+                raise EngineError("a waiting sequence holds blocks, or a running one does not")
             if not 0 <= sequence.num_computed < sequence.num_tokens:
                 raise EngineError("a sequence has nothing left to compute")
         self._cache.check_integrity(sequence.hold for sequence in sequences)
@@ -136,9 +124,7 @@ class Engine:
             raise RequestError("only a single choice can be resumed", "n")
         for name, ids in (("prompt", prompt), ("output_token_ids", known)):
             if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
-                raise RequestError(
-                    f"a token id is not in 0..{self.info.vocab_size - 1}", name
-                )
+                raise RequestError(f"a token id is not in 0..{self.info.vocab_size - 1}", name)
         if len(prompt) + len(known) >= self.max_model_len + bool(known):
             raise ContextLengthError(
                 f"the prompt has {len(prompt) + len(known)} tokens, which leaves no room for an "
@@ -146,9 +132,7 @@ class Engine:
                 "prompt",
             )
 
-    def _run(
-        self, parts: list[Part]
-    ) -> list[tuple[list[Part], StepResult | Exception]]:
+    def _run(self, parts: list[Part]) -> list[tuple[list[Part], StepResult | Exception]]:
         """Runs the parts together. If that fails, one by one, to find whose fault it is: a row's
         numbers do not depend on its neighbours, so the others lose nothing."""
         outcome = self._try(parts)
@@ -165,9 +149,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is somebody's fault
             return error
 
-    def _absorb(
-        self, parts: list[Part], result: StepResult, outputs: list[Output]
-    ) -> None:
+    def _absorb(self, parts: list[Part], result: StepResult, outputs: list[Output]) -> None:
         """Takes over what a step brought, part by part; ``row`` walks through its logit rows."""
         tokens = result.token_ids.tolist()
         row = 0
@@ -176,8 +158,7 @@ class Engine:
             if part.num_forced:
                 wanted = sequence.params.prompt_logprobs or 0
                 sequence.prompt_logprobs += [
-                    token_logprobs(result, row + i, wanted)
-                    for i in range(part.num_forced)
+                    token_logprobs(result, row + i, wanted) for i in range(part.num_forced)
                 ]
                 row += part.num_forced
             self._scheduler.computed(part)
@@ -185,13 +166,9 @@ class Engine:
                 outputs.append(self._extend(sequence, tokens[row], result, row))
                 row += 1
 
-    def _extend(
-        self, sequence: Sequence, token: int, result: StepResult, row: int
-    ) -> Output:
+    def _extend(self, sequence: Sequence, token: int, result: StepResult, row: int) -> Output:
         """The sequence has a new token, and may have ended with it."""
-        if (
-            sequence.is_exhausted
-        ):  # no output was wanted, only the prompt's log-probabilities
+        if sequence.is_exhausted:  # no output was wanted, only the prompt's log-probabilities
             return self._end(sequence, FinishReason.LENGTH)
         sequence.append(token)
         self._stats.generation_tokens += 1

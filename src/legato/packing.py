@@ -25,9 +25,7 @@ class Packer:
         self.vocab_size = vocab_size
         self._tables = tables
         self._seated: list[tuple[int, ...] | None] = [None] * lanes
-        self._reals: F32 = np.zeros(
-            (6, lanes), np.float32
-        )  # in the order of SamplingBatch
+        self._reals: F32 = np.zeros((6, lanes), np.float32)  # in the order of SamplingBatch
         self._top_k: I32 = np.zeros(lanes, np.int32)
         self._num_logprobs: I32 = np.zeros(lanes, np.int32)
         self._seeds: U64 = np.zeros(lanes, np.uint64)
@@ -69,9 +67,7 @@ class Packer:
                 params.frequency_penalty,
             )
             self._top_k[lane] = max(params.top_k, 0)
-            self._num_logprobs[lane] = (
-                -1 if params.logprobs is None else params.logprobs
-            )
+            self._num_logprobs[lane] = -1 if params.logprobs is None else params.logprobs
             self._seeds[lane] = sequence.seed
         return lane
 
@@ -107,9 +103,7 @@ class Packer:
                 first = part.sequence.num_computed + part.first_forced
                 row = end - part.count + part.first_forced
                 wanted += range(row, row + part.num_forced)
-                forced += part.sequence.ids[
-                    first + 1 : first + 1 + part.num_forced
-                ].tolist()
+                forced += part.sequence.ids[first + 1 : first + 1 + part.num_forced].tolist()
             if part.samples:
                 wanted.append(end - 1)
                 forced.append(-1)
@@ -133,11 +127,7 @@ class Packer:
         mask_index, masks = self._masks(chosen)
         penalised = any(sequence.is_penalised for sequence in chosen)
         prompts = [s.penalised_prompt for s in chosen] if penalised else []
-        outputs = (
-            [s.output_ids if s.is_penalised else NO_IDS for s in chosen]
-            if penalised
-            else []
-        )
+        outputs = [s.output_ids if s.is_penalised else NO_IDS for s in chosen] if penalised else []
         return SamplingBatch(
             temperature=reals[0],
             top_k=self._top_k[lane],

@@ -63,9 +63,7 @@ class Plan:
         count = min(sequence.num_pending, self.tokens_left)
         part = Part.of(sequence, count)
         while (excess := part.num_rows - self.rows_left) > 0:
-            part = Part.of(
-                sequence, part.count - excess
-            )  # each token brings at most one row
+            part = Part.of(sequence, part.count - excess)  # each token brings at most one row
         if part.count > 0:
             self.parts[sequence] = part
             self.tokens_left -= part.count
@@ -100,9 +98,7 @@ class Scheduler:
     @property
     def sequences(self) -> list[Sequence]:
         """All that are not finished."""
-        followers = [
-            follower for group in self._followers.values() for follower in group
-        ]
+        followers = [follower for group in self._followers.values() for follower in group]
         return self.running + self.waiting + followers
 
     def add(self, choices: list[Sequence]) -> None:

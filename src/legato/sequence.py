@@ -24,9 +24,7 @@ class Sequence:
     ``max_len``: most tokens of prompt and output together.
     """
 
-    def __init__(
-        self, request: Request, index: int, arrival: int, max_len: int, salt: str
-    ) -> None:
+    def __init__(self, request: Request, index: int, arrival: int, max_len: int, salt: str) -> None:
         self.request = request
         self.index = index
         self.key = (request.priority, arrival, index)  # served in this order
@@ -37,9 +35,7 @@ class Sequence:
         self.num_prompt = len(request.prompt_token_ids)
         self.num_tokens = len(given)  # known: prompt and output
         self.num_computed = 0  # tokens whose keys and values are in the cache
-        self.num_cached: int | None = (
-            None  # prompt tokens found in the cache at first admission
-        )
+        self.num_cached: int | None = None  # prompt tokens found in the cache at first admission
         self._ids: I32 = np.array(given + [0], np.int32)
         self.last_token = given[-1]
         self.prompt_logprobs: list[TokenLogprobs] = []  # of prompt tokens 1, 2, ...
@@ -141,9 +137,7 @@ class Sequence:
     @property
     def bias(self) -> tuple[I32, F32]:
         """(token ids, what is added to their logits) for the next token."""
-        return (
-            self._early_bias if self.num_output < self.params.min_tokens else self._bias
-        )
+        return self._early_bias if self.num_output < self.params.min_tokens else self._bias
 
     def mask(self, vocab_size: int) -> U32:
         """Bits of the allowed tokens [ceil(vocab / 32)]; only if ``is_masked``."""

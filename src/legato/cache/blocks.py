@@ -24,12 +24,8 @@ class BlockPool:
     def __init__(self, num_blocks: int, forget: Callable[[int], None]) -> None:
         self.num_blocks = num_blocks
         self._forget = forget
-        self._free = list(
-            range(num_blocks - 1, -1, -1)
-        )  # a stack: block 0 is given away first
-        self._cached: OrderedDict[int, None] = (
-            OrderedDict()
-        )  # least recently used first
+        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 is given away first
+        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._references = [0] * num_blocks
         self._kept = bytearray(num_blocks)  # 1: the index knows the block's contents
 
@@ -105,14 +101,8 @@ class BlockPool:
             held, kept = self._references[block], bool(self._kept[block])
             states = (block in free, block in self._cached, held > 0)
             if sum(states) != 1:
-                raise EngineError(
-                    f"KV block {block}: free, cached, referenced = {states}"
-                )
+                raise EngineError(f"KV block {block}: free, cached, referenced = {states}")
             if held != holders[block]:
-                raise EngineError(
-                    f"KV block {block}: {held} references, {holders[block]} holders"
-                )
+                raise EngineError(f"KV block {block}: {held} references, {holders[block]} holders")
             if kept != (block in indexed) or (kept and block in free):
-                raise EngineError(
-                    f"KV block {block}: kept = {kept}, but the index differs"
-                )
+                raise EngineError(f"KV block {block}: kept = {kept}, but the index differs")

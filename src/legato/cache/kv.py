@@ -65,9 +65,7 @@ class KVCache:
             self.pool.retain(node.block)
         if match.tail is not None:
             self.pool.retain(match.tail.block)
-            if (
-                self.pool.available < needed + spare
-            ):  # the source may be the block that is missing
+            if self.pool.available < needed + spare:  # the source may be the block that is missing
                 self.pool.release(match.tail.block)
                 match.tail = None
         if self.pool.available < needed + spare:
@@ -115,9 +113,7 @@ class KVCache:
             if hold.node.block != block:  # somebody was faster: share theirs
                 self.pool.retain(hold.node.block)
                 self.pool.release(block)
-                hold.blocks[position] = self.tables[hold.lane, position] = (
-                    hold.node.block
-                )
+                hold.blocks[position] = self.tables[hold.lane, position] = hold.node.block
             hold.indexed += 1
 
     def index_tail(self, hold: Hold, tokens: I32, computed: int) -> None:
@@ -171,15 +167,11 @@ class KVCache:
             row = self.tables[hold.lane]
             used = len(hold.blocks)
             if row[:used].tolist() != hold.blocks or row[used:].any():
-                raise EngineError(
-                    f"lane {hold.lane}: block table differs from the blocks held"
-                )
+                raise EngineError(f"lane {hold.lane}: block table differs from the blocks held")
             path = hold.node
             for block in reversed(hold.blocks[: hold.indexed]):
                 if path is None or path.block != block:
-                    raise EngineError(
-                        f"lane {hold.lane}: block {block} is not on the indexed path"
-                    )
+                    raise EngineError(f"lane {hold.lane}: block {block} is not on the indexed path")
                 path = path.parent
         if len(lanes) != len(self.tables):
             raise EngineError("a lane is lost")

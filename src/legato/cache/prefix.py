@@ -108,9 +108,7 @@ class PrefixIndex:
             self.forget(replaced.block)
             parent = self._root(salt) if parent.parent is None else parent
             place -= 1
-        if (
-            block in self._nodes
-        ):  # a tail that its own sequence outgrew differently: impossible
+        if block in self._nodes:  # a tail that its own sequence outgrew differently: impossible
             raise EngineError(f"KV block {block} is in the prefix index twice")
         node = Node(tokens, block, parent, salt)
         parent.keys.insert(place, tokens)
@@ -133,24 +131,17 @@ class PrefixIndex:
         """Raises EngineError if the tree and the map disagree, or siblings are not as promised."""
         seen = set()
         for node in self._walk():
-            if (
-                sorted(node.keys) != node.keys
-                or [c.tokens for c in node.children] != node.keys
-            ):
+            if sorted(node.keys) != node.keys or [c.tokens for c in node.children] != node.keys:
                 raise EngineError("prefix index: children are out of order")
             for a, b in zip(node.keys, node.keys[1:], strict=False):
                 if b[: len(a)] == a:
-                    raise EngineError(
-                        "prefix index: a tail is the beginning of its sibling"
-                    )
+                    raise EngineError("prefix index: a tail is the beginning of its sibling")
             if node.parent is not None:
                 seen.add(node.block)
                 if self._nodes.get(node.block) is not node:
                     raise EngineError(f"prefix index: block {node.block} is lost")
                 if node.children and not node.is_full:
-                    raise EngineError(
-                        f"prefix index: tail {node.block} has a continuation"
-                    )
+                    raise EngineError(f"prefix index: tail {node.block} has a continuation")
         if seen != set(self._nodes):
             raise EngineError("prefix index: a block cannot be reached")
 

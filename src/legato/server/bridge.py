@@ -168,6 +168,7 @@ class EngineClient:
         for delay in ATTEMPT_DELAYS:
             await asyncio.sleep(delay)
             self._loaded = asyncio.get_running_loop().create_future()
+            self.loading = ""
             self._child = Child(self._loader, self._on_event, self._on_death)
             try:
                 ready = await self._loaded

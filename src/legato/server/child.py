@@ -32,11 +32,12 @@ class Child:
         self._decoder = msgspec.msgpack.Decoder(Event)
         self._directory = tempfile.mkdtemp(prefix="legato-")  # for this user only
         address = f"ipc://{self._directory}/engine"
-        self._socket = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.bind(address)
         self._wakeup = self._socket.getsockopt(zmq.FD)
-        command = [sys.executable, "-m", "legato.engine_process", address, loader]
+        arguments = [address, loader, str(os.getpid())]
+        command = [sys.executable, "-m", "legato.engine_process", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self._pidfd = os.pidfd_open(self._process.pid)
         self.has_ended = asyncio.Event()

@@ -8,11 +8,15 @@ batch or scheduler: the oracle.
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from legato.batch import BLOCK_SIZE, Batch
+from legato.config import EngineConfig
+from legato.errors import ConfigError, ModelError
 from legato.models.info import ModelInfo
 from legato.request import Request, SamplingParams
 
@@ -30,9 +34,7 @@ def model_info(num_blocks: int = 64, max_model_len: int = 1000) -> ModelInfo:
 
 
 def digest(*values: object) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "little"
-    )
+    return int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=8).digest(), "little")
 
 
 def next_token(tokens: list[int], how: tuple[object, ...], allowed: list[int]) -> int:
@@ -67,9 +69,7 @@ class FakeProgram:
             self.tokens[destination] = self.tokens[source]
             self.positions[destination] = self.positions[source]
         blocks, offsets = np.divmod(batch.slots, BLOCK_SIZE)
-        assert len(set(batch.slots.tolist())) == len(batch.slots), (
-            "a slot is written twice"
-        )
+        assert len(set(batch.slots.tolist())) == len(batch.slots), "a slot is written twice"
         self.tokens[blocks, offsets] = batch.token_ids
         self.positions[blocks, offsets] = batch.positions
         return self._sample(batch)
@@ -95,9 +95,7 @@ class FakeProgram:
             tokens = self.visible(batch, row)
             token = int(s.forced[r])
             if token < 0:
-                token = next_token(
-                    tokens, how_of_row(batch, r), allowed_of_row(batch, r)
-                )
+                token = next_token(tokens, how_of_row(batch, r), allowed_of_row(batch, r))
             token_ids[r] = token
             if s.num_logprobs[r] >= 0:
                 logprobs[r], ranks[r] = log_probability(tokens, token), 1 + len(tokens)
@@ -108,19 +106,9 @@ class FakeProgram:
 
 def check_shapes(batch: Batch) -> None:
     rows, logits, s = len(batch.token_ids), len(batch.logit_rows), batch.sampling
-    assert (
-        rows
-        and batch.positions.shape
-        == batch.sequences.shape
-        == batch.slots.shape
-        == (rows,)
-    )
-    assert batch.block_tables.flags.c_contiguous and batch.block_copies.shape[1:] == (
-        2,
-    )
-    assert (np.diff(batch.logit_rows) > 0).all() and (
-        np.diff(batch.sequences) >= 0
-    ).all()
+    assert rows and batch.positions.shape == batch.sequences.shape == batch.slots.shape == (rows,)
+    assert batch.block_tables.flags.c_contiguous and batch.block_copies.shape[1:] == (2,)
+    assert (np.diff(batch.logit_rows) > 0).all() and (np.diff(batch.sequences) >= 0).all()
     for name in (
         "token_ids",
         "positions",
@@ -131,9 +119,7 @@ def check_shapes(batch: Batch) -> None:
     ):
         assert getattr(batch, name).dtype == np.int32, name
     for name in ("temperature", "top_p", "min_p", "repetition_penalty", "bias_values"):
-        assert (
-            getattr(s, name).dtype == np.float32 and getattr(s, name).flags.c_contiguous
-        ), name
+        assert getattr(s, name).dtype == np.float32 and getattr(s, name).flags.c_contiguous, name
     for name in (
         "top_k",
         "forced",
@@ -181,9 +167,7 @@ def how_of_row(batch: Batch, r: int) -> tuple[object, ...]:
 def allowed_of_row(batch: Batch, r: int) -> list[int]:
     s = batch.sampling
     span = slice(s.bias_indptr[r], s.bias_indptr[r + 1])
-    bias = dict(
-        zip(s.bias_ids[span].tolist(), s.bias_values[span].tolist(), strict=True)
-    )
+    bias = dict(zip(s.bias_ids[span].tolist(), s.bias_values[span].tolist(), strict=True))
     allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
     if s.mask_index[r] >= 0:
         words = s.masks[s.mask_index[r]].tolist()
@@ -226,11 +210,7 @@ def expected_token(
         params.frequency_penalty,
     )
     penalised = penalties != (1.0, 0.0, 0.0)
-    prompt = (
-        sorted(set(request.prompt_token_ids))
-        if params.repetition_penalty != 1.0
-        else []
-    )
+    prompt = sorted(set(request.prompt_token_ids)) if params.repetition_penalty != 1.0 else []
     filters = (params.top_p, params.min_p, max(params.top_k, 0))
     how = (
         tuple(round(p, 3) for p in penalties),
@@ -241,3 +221,36 @@ def expected_token(
         ((params.seed or 0) + index, len(output)),
     )
     return next_token(request.prompt_token_ids + output, how, allowed)
+
+
+@dataclass
+class FakeModel:
+    """What a loader returns."""
+
+    program: FakeProgram
+    info: ModelInfo
+
+
+def load(config: EngineConfig) -> FakeModel:
+    """A loader for the engine's process. The model's name says what shall go wrong."""
+    if config.model == "missing":
+        raise ModelError("missing.gguf: no such file")
+    if config.model == "unsettable":
+        raise ConfigError("threads: too many", "threads")
+    if config.model == "crash":
+        os._exit(3)
+    if config.model.startswith("slow"):
+        program: FakeProgram = SlowProgram()
+    else:
+        program = FakeProgram()
+    return FakeModel(program, model_info())
+
+
+class SlowProgram(FakeProgram):
+    """Token 49 in a prompt kills the process."""
+
+    def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        time.sleep(0.01)
+        if 49 in batch.token_ids[batch.positions == 0]:
+            os._exit(7)
+        return super().run(batch)

@@ -13,9 +13,7 @@ from legato.request import FinishReason, Output, Request, SamplingParams
 
 def make(num_blocks: int = 64, max_model_len: int = 1000, **settings: int) -> Engine:
     program = FakeProgram(num_blocks)
-    return Engine(
-        program, model_info(num_blocks, max_model_len), EngineConfig(**settings)
-    )
+    return Engine(program, model_info(num_blocks, max_model_len), EngineConfig(**settings))
 
 
 def run(engine: Engine) -> list[Output]:
@@ -56,9 +54,7 @@ def test_the_answer_can_be_continued_from_the_cache() -> None:
     answer = tokens(run(engine), "a")
     engine.add(ask("b", list(range(20)) + answer, max_tokens=5))
     outputs = run(engine)
-    assert (
-        outputs[0].cached_tokens == 49
-    )  # all but the last token, the partial block included
+    assert outputs[0].cached_tokens == 49  # all but the last token, the partial block included
 
 
 def test_a_wholly_cached_prompt_computes_one_token() -> None:
@@ -95,10 +91,7 @@ def test_prompt_logprobs_are_computed_again_and_never_from_the_cache() -> None:
         for position, score in enumerate(scores[1:], start=1):
             assert score is not None and score.token_ids == [position, 0, 1]
             assert score.logprobs[0] == log_probability(prompt[:position], position)
-        assert (
-            outputs[0].logprobs is not None
-            and len(outputs[0].logprobs[0].token_ids) == 2
-        )
+        assert outputs[0].logprobs is not None and len(outputs[0].logprobs[0].token_ids) == 2
 
 
 def test_more_urgent_requests_preempt() -> None:
@@ -144,9 +137,7 @@ def test_a_failing_sequence_fails_alone() -> None:
 
 
 def test_resumed_output_goes_on_where_it_stood() -> None:
-    whole = ask(
-        "a", [1, 2, 3], temperature=1.0, seed=3, max_tokens=20, frequency_penalty=0.5
-    )
+    whole = ask("a", [1, 2, 3], temperature=1.0, seed=3, max_tokens=20, frequency_penalty=0.5)
     engine = make()
     engine.add(whole)
     answer = tokens(run(engine), "a")

@@ -1,0 +1,160 @@
+"""The engine's process: ``python -m legato.engine_process ADDRESS LOADER PARENT``, started by the bridge.
+
+One loop: take commands, step, send what the step brought in one message. It sleeps while there is
+nothing to do, and dies with its parent. A step that fails as a whole ends the process; the parent
+starts another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+
+import msgspec
+import zmq
+
+from legato.config import EngineConfig
+from legato.engine import Engine
+from legato.errors import EngineError, LegatoError, RequestError
+from legato.messages import (
+    Add,
+    Cancel,
+    Check,
+    Checked,
+    Command,
+    Event,
+    Failed,
+    Loading,
+    Ready,
+    Refused,
+    Start,
+    Stepped,
+)
+
+PR_SET_PDEATHSIG = 1
+IDLE_CHECK = 1000  # ms without work after which the pool is checked once
+
+
+class Wire:
+    """The socket to the parent: commands in, events out."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)  # a slow reader must not stop the engine
+        self._socket.connect(address)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Command)
+
+    def send(self, event: Event) -> None:
+        self._socket.send(self._encoder.encode(event))
+
+    def receive(self) -> Command:
+        """Waits for the next command."""
+        command: Command = self._decoder.decode(self._socket.recv())
+        return command
+
+    def has_command(self, milliseconds: int | None = 0) -> bool:
+        """Waits so long (None: for ever) for a command."""
+        return bool(self._socket.poll(milliseconds))
+
+    def close(self) -> None:
+        """Delivers what was sent."""
+        self._socket.close(linger=2000)
+        zmq.Context.instance().term()
+
+
+def die_with(parent: int) -> None:
+    """The kernel kills this process when its parent ends, however that happens."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the engine's parent has ended already")
+
+
+def load(config: EngineConfig, loader: str) -> Engine:
+    """``loader``: module:function that makes a LoadedModel of an EngineConfig."""
+    module, function = loader.split(":")
+    loaded = getattr(import_module(module), function)(config)
+    return Engine(loaded.program, loaded.info, config)
+
+
+def serve(wire: Wire, engine: Engine) -> None:
+    """Until told to stop."""
+    while True:
+        if not engine.has_work and not wire.has_command(IDLE_CHECK):
+            engine.check_integrity()
+            wire.has_command(None)
+        while wire.has_command():
+            command = wire.receive()
+            if not obey(wire, engine, command):
+                return
+        if engine.has_work:
+            wire.send(Stepped(engine.step(), engine.stats()))
+
+
+def obey(wire: Wire, engine: Engine, command: Command) -> bool:
+    """False: it was the last command."""
+    match command:
+        case Add(request):
+            try:
+                engine.add(request)
+            except RequestError as error:
+                wire.send(Refused(request.id, type(error).__name__, str(error), error.field))
+        case Cancel(request_id, index):
+            wire.send(Stepped(engine.cancel(request_id, index), engine.stats()))
+        case Check(clear):
+            wire.send(Checked(check(engine, clear), engine.stats()))
+        case _:
+            return False
+    return True
+
+
+def check(engine: Engine, clear: bool) -> str | None:
+    if clear:
+        engine.clear_cache()
+    try:
+        engine.check_integrity()
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+def failure(error: Exception) -> Failed:
+    """What the parent raises instead of ``error``."""
+    if isinstance(error, LegatoError):
+        return Failed(type(error).__name__, str(error), getattr(error, "field", None))
+    traceback.print_exception(error)
+    return Failed("EngineError", f"loading failed: {type(error).__name__}: {error}")
+
+
+def main(address: str, loader: str, parent: str) -> int:
+    """Returns the exit code."""
+    die_with(int(parent))
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group: the parent decides
+    wire = Wire(address)
+    wire.send(Loading("starting"))
+    start = wire.receive()
+    assert isinstance(start, Start)
+    wire.send(Loading(f"loading {start.config.model}"))
+    try:
+        engine = load(start.config, loader)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must know
+        wire.send(failure(error))
+        wire.close()
+        return 1
+    gc.collect()
+    gc.freeze()  # what was loaded stays: no collection needs to look at it again
+    wire.send(Ready(engine.info, engine.stats()))
+    serve(wire, engine)
+    wire.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
