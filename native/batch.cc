@@ -13,8 +13,8 @@ namespace {
 }
 
 [[noreturn]] void refuse_value(const std::string& field, int64_t index, int64_t value, int64_t end) {
-  refuse(field, "entry " + std::to_string(index) + " is " + std::to_string(value) + ", not in 0.." +
-                    std::to_string(end - 1));
+  refuse(field,
+         "entry " + std::to_string(index) + " is " + std::to_string(value) + ", not in 0.." + std::to_string(end - 1));
 }
 
 template <class T>
@@ -63,8 +63,8 @@ void check_sequences(const BatchView& batch, const BatchLimits& limits) {
     if (!last || limits.blocks == 0) continue;
     const int64_t used = position / kBlock + 1;
     if (used > stride) {
-      refuse("block_tables", "row " + std::to_string(sequence) + " has no block for position " +
-                                 std::to_string(position));
+      refuse("block_tables",
+             "row " + std::to_string(sequence) + " has no block for position " + std::to_string(position));
     }
     const int32_t* table = batch.block_tables.data + sequence * stride;
     for (int64_t i = 0; i < used; ++i) {

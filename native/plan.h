@@ -72,9 +72,9 @@ struct Sample {};
 
 using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvWrite, Attention, Gated,
                                Add, HeadRows, Logits, Sample>;
-inline constexpr const char* kOperationNames[] = {"embed",     "rope_rows", "rms_norm", "head_norm", "prepare",
-                                                  "linear",    "rope",      "kv_write", "attention", "gated",
-                                                  "add",       "head_rows", "logits",   "sample"};
+inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_norm", "head_norm", "prepare",
+                                                  "linear", "rope",      "kv_write", "attention", "gated",
+                                                  "add",    "head_rows", "logits",   "sample"};
 
 struct Stage {
   Operation operation;

@@ -41,7 +41,8 @@ Format parse_format(const std::string& name) {
   refuse("format", "'" + name + "' is unknown");
 }
 
-constexpr int64_t kMostRows = int64_t{1} << 24;  // tokens of a step, width of a buffer, rows of a matrix: sane, no overflow
+constexpr int64_t kMostRows =
+    int64_t{1} << 24;  // tokens of a step, width of a buffer, rows of a matrix: sane, no overflow
 
 }  // namespace
 
@@ -168,8 +169,8 @@ void Program::check_vector(const char* name, int index, int64_t length) const {
 void Program::check_columns(const char* name, int buffer, int64_t offset, int64_t width) const {
   const int64_t actual = buffer_at(name, buffer).width;
   if (offset < 0 || width < 0 || offset + width > actual) {
-    refuse(name, "columns " + std::to_string(offset) + ".." + std::to_string(offset + width) + " of a buffer of width " +
-                     std::to_string(actual));
+    refuse(name, "columns " + std::to_string(offset) + ".." + std::to_string(offset + width) +
+                     " of a buffer of width " + std::to_string(actual));
   }
 }
 
