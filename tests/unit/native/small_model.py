@@ -97,7 +97,7 @@ class SmallModel:
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """[T, vocabulary] in double precision, all positions of one sequence."""
         w = {name: value.astype(np.float64) for name, value in self.weights.items()}
-        count, q, kv = len(tokens), self.heads * self.head_dim, self.kv_heads * self.head_dim
+        count, q = len(tokens), self.heads * self.head_dim
         position = np.arange(count)
         distance = position[:, None] - position[None, :]
         hidden = (distance < 0) | ((distance >= self.window) if self.window else False)
