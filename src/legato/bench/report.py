@@ -22,7 +22,15 @@ def number(value: float) -> str:
     """Three digits that matter, or all before the point."""
     if not math.isfinite(value):
         return "-"
-    digits = 0 if value == int(value) or abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    digits = (
+        0
+        if value == int(value) or abs(value) >= 100
+        else 1
+        if abs(value) >= 10
+        else 2
+        if abs(value) >= 1
+        else 3
+    )
     return f"{value:,.{digits}f}"
 
 
@@ -95,4 +103,5 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
