@@ -125,8 +125,6 @@ class Answer:
         self.choices = [Choice(index) for index in range(request.params.n)]
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
-        self.engine_done = False  # nothing is left to cancel, once ``take_stopped`` was obeyed
-        self._open_in_engine = request.params.n
         self._stopped: list[int] = []
         self._streams = [
             _text_stream(tokenizer, prompt.prefill, request.params) for _ in self.choices
@@ -156,7 +154,6 @@ class Answer:
                 choice.add(piece)
                 if piece.finish_reason and output.finish_reason is None:
                     self._stopped.append(output.index)
-                    self._end_in_engine()
                 pieces.append(piece)
         return pieces
 
@@ -170,12 +167,6 @@ class Answer:
             self.cached_tokens = output.cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        if output.finish_reason is not None and not self.choices[output.index].finish_reason:
-            self._end_in_engine()
-
-    def _end_in_engine(self) -> None:
-        self._open_in_engine -= 1
-        self.engine_done = self._open_in_engine == 0
 
     def _piece(self, output: Output) -> Piece:
         params = self.request.params

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Request
+from legato.server.bridge import EngineState
 
 Script = Callable[[Request], list[list[Output]]]
 
@@ -37,7 +38,7 @@ class FakeEngine:
         self.info = info
         self.script = script
         self.pause = pause
-        self.ready = True
+        self.state = EngineState.READY
         self.stats = Stats()
         self.fails_with: Exception | None = None
         self.fails_after = 0
@@ -46,11 +47,17 @@ class FakeEngine:
 
     async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
         self.requests.append(request)
-        for number, outputs in enumerate(self.script(request)):
-            if self.fails_with is not None and number == self.fails_after:
-                raise self.fails_with
-            await asyncio.sleep(self.pause)
-            yield outputs
+        played = False
+        try:
+            for number, outputs in enumerate(self.script(request)):
+                if self.fails_with is not None and number == self.fails_after:
+                    raise self.fails_with
+                await asyncio.sleep(self.pause)
+                yield outputs
+            played = True
+        finally:
+            if not played:
+                self.cancel(request.id)
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         self.cancelled.append((request_id, index))

@@ -34,7 +34,9 @@ def test_hints_are_accepted(field: str) -> None:
 
 
 def test_unknown_field_is_named_with_its_neighbour() -> None:
-    with pytest.raises(RequestError, match="unknown field 'temprature'; did you mean 'temperature'"):
+    with pytest.raises(
+        RequestError, match="unknown field 'temprature'; did you mean 'temperature'"
+    ):
         parse({**CHAT, "temprature": 1}, ChatRequest)
 
 

@@ -20,7 +20,7 @@ def require_key(http: Request) -> None:
         return
     scheme, _, token = http.headers.get("authorization", "").partition(" ")
     # Compared in constant time: the answer's delay must not tell how much of a guess was right.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), key.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode("latin-1"), key.encode()):
         raise UnauthorizedError("a valid API key is needed: Authorization: Bearer <key>")
 
 

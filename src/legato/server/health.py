@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from legato import __version__
+from legato.server.bridge import EngineState
 from legato.server.errors import json_response
 from legato.server.service import ServiceOf
 
@@ -17,7 +18,8 @@ async def health(service: ServiceOf) -> Response:
     """200 when a request would be answered now, 503 while the model loads or restarts."""
     if service.ready:
         return json_response({"status": "ready"})
-    return json_response({"status": "loading"}, 503)
+    status = service.engine.state if service.tokenizer is not None else EngineState.LOADING
+    return json_response({"status": status}, 503)
 
 
 @router.get("/version")

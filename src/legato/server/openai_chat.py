@@ -23,7 +23,7 @@ from legato.server.admission import read_object, require_key
 from legato.server.errors import json_response
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
 from legato.server.openapi import body_of
-from legato.server.protocol import GenerationFields, parse
+from legato.server.protocol import GenerationFields, naming, parse
 from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
 from legato.server.usage import usage
@@ -43,6 +43,14 @@ class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the client called the parameters that have another name in a chat."""
+        renamed = {"logprobs": "top_logprobs"}
+        if self.max_completion_tokens is not None:
+            renamed["max_tokens"] = "max_completion_tokens"
+        return renamed
 
 
 def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> SamplingParams:
@@ -86,14 +94,15 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
         raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
     params = sampling_params(request, service.engine.info.default_sampling)
     prompt = await off_loop(size, lambda: render(request, service))
-    answer = service.answer(
-        prompt,
-        params,
-        request_id=new_id("chatcmpl", request.request_id),
-        priority=request.priority,
-        cache_salt=request.cache_salt,
-        field="messages",
-    )
+    with naming(request.names):
+        answer = service.answer(
+            prompt,
+            params,
+            request_id=new_id("chatcmpl", request.request_id),
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            field="messages",
+        )
     if request.stream:
         return EventStream(ChatStream(request, answer, service).events())
     await unless_disconnected(http, service.complete(answer))

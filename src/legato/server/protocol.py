@@ -7,7 +7,8 @@ Nothing is ignored in silence: a field is in a schema below, in ``NO_EFFECT``, i
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -154,6 +155,18 @@ def convert(fields: Mapping[str, Any], schema: type[Schema]) -> Schema:
         return msgspec.convert(fields, schema, str_keys=True)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """A RequestError about a parameter calls it what the client called it."""
+    try:
+        yield
+    except RequestError as error:
+        name = names.get(error.field or "")
+        if name is None:
+            raise
+        raise type(error)(str(error).replace(error.field or "", name), name) from None
 
 
 def _unknown(name: str, known: set[str]) -> str:

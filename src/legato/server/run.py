@@ -7,8 +7,9 @@ import errno
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -30,8 +31,15 @@ GRACE = 3  # seconds that open streams get when the server is told to stop
 def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
     listener = listen(config.host, config.port)
+    engine = EngineClient(engine_config)
+    service = Service(
+        engine=engine,
+        config=config,
+        seeds=SeedSource(engine_config.seed),
+        model_name=config.served_model_name or engine_config.model,
+    )
     uvicorn_config = uvicorn.Config(
-        build_app(service := _service(engine_config, config)),
+        build_app(service),
         log_level="debug" if config.log_level == "debug" else "warning",
         access_log=config.log_level == "debug",
         timeout_graceful_shutdown=GRACE,
@@ -40,7 +48,8 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     server = uvicorn.Server(uvicorn_config)
     runner = asyncio.Runner(loop_factory=uvicorn_config.get_loop_factory())
     with listener, runner:
-        runner.run(_run(server, listener, service, engine_config, say))
+        loading = _load(service, engine, engine_config.model, listener, say)
+        runner.run(_run(server, listener, engine, loading))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -56,30 +65,20 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", "host") from None
 
 
-def _service(engine_config: EngineConfig, config: ServerConfig) -> Service:
-    return Service(
-        engine=EngineClient(engine_config),
-        config=config,
-        seeds=SeedSource(engine_config.seed),
-        model_name=config.served_model_name or engine_config.model,
-    )
-
-
 async def _run(
     server: uvicorn.Server,
     listener: socket.socket,
-    service: Service,
-    engine_config: EngineConfig,
-    say: Say,
+    engine: EngineClient,
+    loads: Coroutine[Any, Any, None],
 ) -> None:
-    loading = asyncio.create_task(_load(service, engine_config, listener, say))
+    loading = asyncio.create_task(loads)
     loading.add_done_callback(lambda task: _stop_on_failure(task, server))
     try:
         await server.serve(sockets=[listener])
     finally:
         loading.cancel()
         await asyncio.wait((loading,))
-        await service.engine.stop()
+        await engine.stop()
     if not loading.cancelled():
         loading.result()  # raises what made loading fail
 
@@ -91,21 +90,21 @@ def _stop_on_failure(loading: asyncio.Task[None], server: uvicorn.Server) -> Non
 
 
 async def _load(
-    service: Service, engine_config: EngineConfig, listener: socket.socket, say: Say
+    service: Service, engine: EngineClient, model: str, listener: socket.socket, say: Say
 ) -> None:
     """Tokenizer and weights at the same time: the one here, the others in the engine's process."""
     started = time.perf_counter()
-    files = await asyncio.to_thread(hub.resolve, engine_config.model)
+    files = await asyncio.to_thread(hub.resolve, model)
     say(f"loading {files.name} from {files.path}")
     service.model_name = service.config.served_model_name or files.name
-    starting = asyncio.create_task(service.engine.start())
+    starting = asyncio.create_task(engine.start())
     template_path = service.config.chat_template
     override = Path(template_path) if template_path else None
     tokenizer = await asyncio.to_thread(load_tokenizer, files.path)
     service.template = await asyncio.to_thread(load_chat_template, files.path, override)
     await starting
     service.tokenizer = tokenizer
-    info = service.engine.info
+    info = engine.info
     say(
         f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
         f"{info.max_model_len} tokens, loaded in {time.perf_counter() - started:.1f} s"

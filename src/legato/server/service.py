@@ -19,6 +19,7 @@ from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import Output, Request, SamplingParams
 from legato.sampling_params import SeedSource
+from legato.server.bridge import EngineState
 from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.metrics import Metrics, Stopwatch
 from legato.text.continuation import Prompt
@@ -32,10 +33,10 @@ Result = TypeVar("Result")
 
 
 class Engine(Protocol):
-    """What the server asks of ``bridge.EngineClient``."""
+    """What the endpoints ask of ``bridge.EngineClient``."""
 
     @property
-    def ready(self) -> bool: ...
+    def state(self) -> EngineState: ...
     @property
     def info(self) -> ModelInfo: ...
     @property
@@ -62,7 +63,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.tokenizer is not None and self.engine.ready
+        return self.tokenizer is not None and self.engine.state is EngineState.READY
 
     @property
     def text(self) -> Tokenizer:
@@ -78,7 +79,7 @@ class Service:
 
     def check_ready(self) -> None:
         if not self.ready:
-            raise NotReadyError("the model is loading or restarting; try again in a moment")
+            raise NotReadyError(f"the engine is {self.engine.state}; try again in a moment")
 
     def answer(
         self,
@@ -111,15 +112,14 @@ class Service:
                 async for outputs in steps:
                     pieces = answer.push(outputs)
                     for index in answer.take_stopped():
-                        self.engine.cancel(answer.request.id, index)
+                        if not answer.finished:  # else closing ``steps`` cancels what is left
+                            self.engine.cancel(answer.request.id, index)
                     stopwatch.tokens(pieces)
                     if pieces:
                         yield pieces
                     if answer.finished:
                         break
         finally:
-            if not answer.engine_done:
-                self.engine.cancel(answer.request.id)
             stopwatch.end(answer)
 
     async def complete(self, answer: Answer) -> Answer:
