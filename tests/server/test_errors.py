@@ -1,0 +1,93 @@
+"""The table of errors, as a client of the real server sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from conftest import RunningServer
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+PROMPT: dict[str, Any] = {"prompt": "hi", "max_tokens": 2}
+
+TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
+    # path, change, status, param, part of the message
+    ("chat/completions", {"model": "gpt-4"}, 404, "model", "`gpt-4` does not exist"),
+    ("completions", {"model": "gpt-4"}, 404, "model", "`gpt-4` does not exist"),
+    ("chat/completions", {"temperature": -1}, 400, "temperature", "at least 0"),
+    ("chat/completions", {"top_p": 0}, 400, "top_p", "above 0 and at most 1"),
+    ("chat/completions", {"n": 0}, 400, "n", "at least 1"),
+    ("chat/completions", {"max_tokens": 0}, 400, "max_tokens", "at least 1"),
+    ("chat/completions", {"max_completion_tokens": -1}, 400, "max_completion_tokens", "at least"),
+    ("chat/completions", {"max_tokens": 5000}, 400, "max_tokens", "context length is 2048"),
+    ("chat/completions", {"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "most 20"),
+    ("chat/completions", {"top_logprobs": 2}, 400, "top_logprobs", "needs logprobs"),
+    ("chat/completions", {"logprobs": 3}, 400, "logprobs", "expected bool"),
+    ("chat/completions", {"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+    (
+        "chat/completions",
+        {"response_format": {"type": "json_object"}},
+        400,
+        "response_format",
+        "not supported",
+    ),
+    ("chat/completions", {"temprature": 1}, 400, "temprature", "did you mean 'temperature'"),
+    ("chat/completions", {"logit_bias": {"99999": 1}}, 400, "logit_bias", "0 to 49151"),
+    ("chat/completions", {"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs", "stream"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": "word " * 3000}]},
+        400,
+        "messages",
+        "context length is 2048 tokens",
+    ),
+    ("completions", {"prompt": [99999]}, 400, "prompt", "99999"),
+    ("completions", {"prompt": ["a", 1]}, 400, "prompt", "mixes"),
+    ("completions", {"prompt": []}, 400, "prompt", "empty"),
+    ("completions", {"best_of": 4}, 400, "best_of", "not supported"),
+    ("completions", {"suffix": "x"}, 400, "suffix", "not supported"),
+    ("completions", {"logprobs": 21}, 400, "logprobs", "at most 20"),
+    ("completions", {"max_tokens": 0}, 400, "max_tokens", "at least 1"),
+    ("completions", {"stop": [""]}, 400, "stop", "empty"),
+]
+
+
+@pytest.mark.parametrize(("path", "change", "status", "param", "message"), TABLE)
+def test_error_names_field_and_limit(
+    server: RunningServer, path: str, change: dict[str, Any], status: int, param: str, message: str
+) -> None:
+    body = {**(CHAT if path.startswith("chat") else PROMPT), **change}
+    response = httpx.post(f"{server.url}/v1/{path}", json=body)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+def test_errors_have_the_clients_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="smollm2", messages=CHAT["messages"], top_p=2.0)
+    assert caught.value.param == "top_p"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="smollm2", prompt="word " * 3000)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_what_the_client_may_send_without_effect(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        **CHAT,
+        model="smollm2",
+        user="me",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        parallel_tool_calls=False,
+        response_format={"type": "text"},
+        tools=[],
+        stop=None,
+        stream=False,
+    )
+    assert reply.choices
