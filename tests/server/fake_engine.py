@@ -49,12 +49,13 @@ class FakeEngine:
         self.requests.append(request)
         played = False
         try:
-            for number, outputs in enumerate(self.script(request)):
+            steps = self.script(request)
+            for number, outputs in enumerate(steps):
                 if self.fails_with is not None and number == self.fails_after:
                     raise self.fails_with
                 await asyncio.sleep(self.pause)
+                played = number == len(steps) - 1
                 yield outputs
-            played = True
         finally:
             if not played:
                 self.cancel(request.id)
