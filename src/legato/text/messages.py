@@ -1,0 +1,66 @@
+"""What clients send as a conversation, checked and brought into the shape a template reads.
+
+Content is a string, nothing, or a list of text parts. Parts are joined with nothing between them:
+any separator would be text that nobody wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from legato.errors import RequestError
+
+Message = dict[str, Any]
+ContentFormat = Literal["string", "parts"]
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def text_of(content: Any, field: str) -> str:
+    """The text of a message's content. Raises RequestError naming ``field``."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"{field} must be a string or a list of text parts", field)
+    return "".join(_part_text(part, f"{field}[{index}]") for index, part in enumerate(content))
+
+
+def _part_text(part: Any, field: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS:
+        kind = part.get("type") if isinstance(part, dict) else part
+        raise RequestError(f"{field}: only text parts are supported, not {kind!r}", field)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise RequestError(f"{field}.text must be a string", f"{field}.text")
+    return text
+
+
+def prepare(messages: list[Message], content_format: ContentFormat) -> list[Message]:
+    """Copies of the messages with their content as the template wants it.
+
+    Raises RequestError for a message without a role, or with content that is not text.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("messages must be a list of at least one message", "messages")
+    return [_prepare(message, index, content_format) for index, message in enumerate(messages)]
+
+
+def _prepare(message: Any, index: int, content_format: ContentFormat) -> Message:
+    field = f"messages[{index}]"
+    if not isinstance(message, dict):
+        raise RequestError(f"{field} must be an object", field)
+    if not isinstance(message.get("role"), str):
+        raise RequestError(f"{field}.role must be a string", f"{field}.role")
+    content = message.get("content")
+    text = text_of(content, f"{field}.content")
+    return message if content is None else with_text(message, text, content_format)
+
+
+def with_text(message: Message, text: str, content_format: ContentFormat) -> Message:
+    """A copy of the message that says ``text``."""
+    content = text if content_format == "string" else [{"type": "text", "text": text}]
+    return {**message, "content": content}

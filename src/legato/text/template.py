@@ -1,0 +1,238 @@
+"""Chat templates: the Jinja dialect that models are published with, rendered in a sandbox.
+
+The dialect is transformers': trimmed blocks, ``break`` and ``continue``, ``{% generation %}`` (its
+content is rendered, nothing more), ``raise_exception``, ``strftime_now`` and a plain ``tojson``.
+A template comes with a model and is not trusted: it sees only what it is given, and is stopped when it
+takes too long or writes too much.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from legato.errors import ConfigError, ModelError, RequestError
+from legato.gguf_file import read_metadata
+from legato.text.hf_tokenizer import read_json, special_token_names
+from legato.text.messages import ContentFormat, Message
+
+MAX_SECONDS: Final = 10.0
+MAX_CHARACTERS: Final = 64 * 1024 * 1024
+RESERVED: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_GGUF_KEY: Final = "tokenizer.chat_template"
+
+
+class ChatTemplate:
+    """A model's template, or several under names (``default``, ``tool_use``, ``rag``)."""
+
+    def __init__(
+        self,
+        source: str | Mapping[str, str],
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        extra_tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        """``extra_tokens`` are further variables, e.g. ``{"unk_token": "<unk>"}``.
+
+        Raises ModelError if the source is not a template.
+        """
+        named = {"default": source} if isinstance(source, str) else dict(source)
+        self.sources = named
+        self._templates = {name: _compile(name, text) for name, text in named.items()}
+        self._tokens = dict(extra_tokens or {})
+        if bos_token is not None:
+            self._tokens["bos_token"] = bos_token
+        if eos_token is not None:
+            self._tokens["eos_token"] = eos_token
+
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        documents: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool,
+        **kwargs: Any,
+    ) -> str:
+        """The conversation as the model reads it. Raises RequestError if the template refuses it."""
+        template = self._choose(tools, documents)
+        pieces: list[str] = []
+        size, deadline = 0, time.monotonic() + MAX_SECONDS
+        values = self._tokens | kwargs
+        values |= {"messages": messages, "tools": tools, "documents": documents}
+        try:
+            for piece in template.generate(values, add_generation_prompt=add_generation_prompt):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_CHARACTERS or time.monotonic() > deadline:
+                    raise RequestError("the chat template takes too long or too much", "messages")
+        except RequestError:
+            raise
+        except jinja2.TemplateError as error:
+            raise RequestError(f"the chat template refuses this: {error}", "messages") from error
+        except Exception as error:  # a template can fail in any way that an expression can
+            problem = f"{type(error).__name__}: {error}"
+            raise RequestError(f"the chat template fails on this: {problem}", "messages") from error
+        return "".join(pieces)
+
+    @cached_property
+    def content_format(self) -> ContentFormat:
+        """Whether the template reads content as a string or as a list of parts: by trying."""
+        probe = "LEGATOPROBE"
+        for content in (probe, [{"type": "text", "text": probe}]):
+            try:
+                text = self.render(
+                    [{"role": "user", "content": content}], add_generation_prompt=True
+                )
+            except RequestError:
+                continue
+            if probe in text and "'text'" not in text:
+                return "string" if content == probe else "parts"
+        return "string"
+
+    def _choose(self, tools: object, documents: object) -> jinja2.Template:
+        wanted = ["tool_use"] if tools else []
+        wanted += ["rag"] if documents else []
+        for name in (*wanted, "default"):
+            if name in self._templates:
+                return self._templates[name]
+        names = ", ".join(sorted(self._templates))
+        raise RequestError(f"the model has no default chat template, only: {names}", "messages")
+
+
+def load_chat_template(path: Path, override: Path | None = None) -> ChatTemplate | None:
+    """The chat template of a GGUF file or Hugging Face folder; None if the model has none.
+
+    ``override`` is a file to take instead. Raises ModelError, or ConfigError for ``override``.
+    """
+    sources, tokens = _from_folder(path) if path.is_dir() else _from_gguf(path)
+    if override is not None:
+        sources = {"default": _read(override)}
+    if not sources:
+        return None
+    try:
+        return ChatTemplate(sources, extra_tokens=tokens)
+    except ModelError as error:
+        if override is not None:
+            raise ConfigError(f"{override}: {error}", "chat_template") from error
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _read(override: Path) -> str:
+    try:
+        return override.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{override}: cannot be read: {error}", "chat_template") from error
+
+
+def _from_gguf(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(templates by name, special tokens by variable name)."""
+    metadata = read_metadata(path)
+    sources = {
+        key.removeprefix(_GGUF_KEY).removeprefix(".") or "default": text
+        for key, text in metadata.items()
+        if (key == _GGUF_KEY or key.startswith(_GGUF_KEY + ".")) and isinstance(text, str)
+    }
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    ids = {
+        "bos_token": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token": metadata.get("tokenizer.ggml.eos_token_id"),
+        "unk_token": metadata.get("tokenizer.ggml.unknown_token_id"),
+        "pad_token": metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    named = {
+        name: tokens[id]
+        for name, id in ids.items()
+        if isinstance(id, int) and 0 <= id < len(tokens)
+    }
+    return sources, named
+
+
+def _from_folder(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """As ``_from_gguf``; files of their own come before the entry in tokenizer_config.json."""
+    config = read_json(folder / "tokenizer_config.json")
+    entry = config.get("chat_template") or read_json(folder / "chat_template.json").get(
+        "chat_template"
+    )
+    sources: dict[str, str] = {}
+    if isinstance(entry, str):
+        sources["default"] = entry
+    elif isinstance(entry, list):
+        try:
+            sources = {item["name"]: item["template"] for item in entry}
+        except (TypeError, KeyError) as error:
+            raise ModelError(
+                f"{folder / 'tokenizer_config.json'}: key 'chat_template': an entry lacks {error}"
+            ) from error
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
+    for name, file in files.items():
+        if file.is_file():
+            sources[name] = file.read_text(encoding="utf-8")
+    return sources, special_token_names(folder)
+
+
+class _GenerationTag(Extension):
+    """``{% generation %} ... {% endgeneration %}`` marks the assistant's words; here it only scopes."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML; templates expect plain JSON."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+def _compile(name: str, source: str) -> jinja2.Template:
+    try:
+        return _ENVIRONMENT.from_string(source)
+    except jinja2.TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise ModelError(f"chat template {name!r}{where}: {error}") from error
