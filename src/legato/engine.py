@@ -84,7 +84,7 @@ class Engine:
         return [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
 
     def stats(self) -> Stats:
-        """The counters, as they are now. The struct is the engine's own: read it, do not keep it."""
+        """The counters, as they are now, in the engine's own struct: read it, do not keep it."""
         stats, pool = self._stats, self._cache.pool
         stats.running = len(self._scheduler.running)
         stats.waiting = len(self._scheduler.sequences) - stats.running

@@ -1,8 +1,8 @@
-"""The engine's process: ``python -m legato.engine_process ADDRESS LOADER PARENT``, started by the bridge.
+"""The engine's process: ``python -m legato.engine_process ADDRESS LOADER PARENT``.
 
-One loop: take commands, step, send what the step brought in one message. It sleeps while there is
-nothing to do, and dies with its parent. A step that fails as a whole ends the process; the parent
-starts another one.
+The bridge starts it. One loop: take commands, step, send what the step brought in one message. It
+sleeps while there is nothing to do, and dies with its parent. A step that fails as a whole ends the
+process; the parent starts another one.
 """
 
 from __future__ import annotations

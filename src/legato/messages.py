@@ -32,7 +32,7 @@ class Stats(msgspec.Struct, kw_only=True):
     generation_tokens: int = 0
 
 
-# -- commands ---------------------------------------------------------------------------------------
+# -- commands -----------------------------------------------------------------------------------
 class Start(msgspec.Struct, tag=True):
     """Load the model."""
 
@@ -65,7 +65,7 @@ class Stop(msgspec.Struct, tag=True):
 Command = Start | Add | Cancel | Check | Stop
 
 
-# -- events -----------------------------------------------------------------------------------------
+# -- events -------------------------------------------------------------------------------------
 class Loading(msgspec.Struct, tag=True):
     """Progress of loading: what is being done."""
 

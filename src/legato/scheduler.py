@@ -1,13 +1,13 @@
 """Scheduler: which tokens of which sequences are computed in the coming step.
 
-Decode tokens first, then prompt chunks of running sequences, then newly admitted ones, all under one
-token budget. Sequences are served by priority, then arrival. When the pool is full, the last in that
-order is preempted: its blocks stay in the prefix index for as long as nobody needs them, and it is
-recomputed from its tokens later, with the same result.
+Decode tokens first, then prompt chunks of running sequences, then newly admitted ones, all under
+one token budget. Sequences are served by priority, then arrival. When the pool is full, the last in
+that order is preempted: its blocks stay in the prefix index for as long as nobody needs them, and
+it is recomputed from its tokens later, with the same result.
 
-A sequence is in exactly one place: ``waiting`` (holds nothing), ``running`` (holds a lane and blocks
-for all its known tokens), or among the followers of the request's first choice, until that one has
-computed the prompt they share.
+A sequence is in exactly one place: ``waiting`` (holds nothing), ``running`` (holds a lane and
+blocks for its known tokens), or among the followers of the request's first choice, until that one
+has computed the prompt they share.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from legato.sequence import Sequence
 class Part:
     """``count`` tokens of a sequence, from its first uncomputed one.
 
-    The last ``num_forced`` rows before the last prompt token want the log-probability of the prompt
-    token that follows, starting ``first_forced`` rows into the part. ``samples``: the part's last row
-    yields a token.
+    ``num_forced`` rows, from the part's row ``first_forced``, want the log-probability of the prompt
+    token that follows them. ``samples``: the part's last row yields a token.
     """
 
     sequence: Sequence
@@ -109,7 +108,7 @@ class Scheduler:
             self._followers[leader] = followers
 
     def schedule(self) -> list[Part]:
-        """The parts of the coming step, decodes first. Running sequences get the blocks they need."""
+        """The parts of the coming step, decodes first; their sequences hold what they need."""
         plan = Plan(self.max_tokens, self.max_rows)
         self._plan_decodes(plan)
         for sequence in self.running:

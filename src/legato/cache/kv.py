@@ -28,7 +28,7 @@ def blocks_for(tokens: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """One sequence's part of the cache. ``lane`` is its row of ``KVCache.tables``, -1: it has none."""
+    """One sequence's part of the cache. ``lane``: its row of ``KVCache.tables``; -1: none."""
 
     salt: str
     lane: int = -1

@@ -1,10 +1,10 @@
 """PrefixIndex: which block holds the keys and values of which tokens after which prefix.
 
-A tree: a node is one block's tokens, its path from the root the whole prefix. Tokens are compared,
-not hashes, so a lookup cannot be wrong. A child's tokens are never the beginning of its sibling's:
-siblings are kept sorted, so the longest common beginning is always beside the place where the wanted
-tokens would stand. A node with less than a block of tokens is a leaf: the tail of some sequence,
-reusable by copy, replaced when a longer tail turns up.
+A tree: a node is one block's tokens, its path from the root the whole prefix. Tokens are
+compared, not hashes, so a lookup cannot be wrong. A child's tokens are never the beginning of its
+sibling's; siblings are kept sorted, so the longest common beginning is always beside the place
+where the wanted tokens would stand. A node with less than a block of tokens is a leaf: the tail of
+some sequence, reusable by copy, replaced when a longer tail turns up.
 
 The index knows no scheduling. It relies on blocks being given away children first, which holds
 because a sequence holds the whole path to each of its blocks and releases the last one first.

@@ -106,7 +106,7 @@ class EngineClient:
         return self._child.pid if self._child is not None else None
 
     async def start(self) -> None:
-        """Waits until the model is loaded. Raises what loading raised (ModelError, ConfigError ...),
+        """Waits until the model is loaded. Raises what loading raised (ModelError, ConfigError),
         EngineDeadError if the process keeps dying."""
         try:
             await self._launch()
@@ -161,7 +161,7 @@ class EngineClient:
             raise EngineError(checked.problem)
         return checked.stats
 
-    # -- the process's life -------------------------------------------------------------------------
+    # -- the process's life ----------------------------------------------------------------------
     async def _launch(self) -> None:
         """Starts a process and waits for it; tries again when it dies meanwhile."""
         last: EngineDeadError | None = None
@@ -205,7 +205,7 @@ class EngineClient:
             self._restart = asyncio.get_running_loop().create_task(self._relaunch())
             self.state = EngineState.RESTARTING
 
-    # -- its events ---------------------------------------------------------------------------------
+    # -- its events ------------------------------------------------------------------------------
     def _on_event(self, event: Event) -> None:
         match event:
             case Stepped(outputs, stats):

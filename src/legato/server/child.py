@@ -35,7 +35,7 @@ class Child:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.bind(address)
-        self._wakeup = self._socket.getsockopt(zmq.FD)
+        self._wakeup: int = self._socket.FD
         arguments = [address, loader, str(os.getpid())]
         command = [sys.executable, "-m", "legato.engine_process", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -81,7 +81,7 @@ class Child:
             self._process.kill()
 
     def _receive(self) -> None:
-        while not self._socket.closed and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while not self._socket.closed and int(self._socket.EVENTS) & zmq.POLLIN:
             frame = self._socket.recv(zmq.NOBLOCK)
             if self._directory:  # connected: the address has served
                 shutil.rmtree(self._directory, ignore_errors=True)

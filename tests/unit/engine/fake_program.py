@@ -1,8 +1,8 @@
 """A program whose KV cache really stores tokens: wrong slots, tables or copies give other tokens.
 
 The next token is a pure function of the tokens that are visible through the block table and of how
-the row is to be sampled. ``expected`` is the same function of a plain list of tokens, without cache,
-batch or scheduler: the oracle.
+the row is to be sampled. ``expected`` is the same function of a plain list of tokens, without
+cache, batch or scheduler: the oracle.
 """
 
 from __future__ import annotations

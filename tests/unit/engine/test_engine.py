@@ -201,3 +201,21 @@ def test_without_prefix_caching_only_choices_share() -> None:
         engine.add(ask(name, list(range(20)), n=2, max_tokens=1))
         assert run(engine)[0].cached_tokens == 0
     assert program.rows == [20, 1, 20, 1]
+
+
+def test_a_failed_first_step_leaves_nothing_wrong_in_the_cache() -> None:
+    """Its copied tail never reached the cache, so it must not be found there."""
+    program = FakeProgram()
+    engine = Engine(program, model_info(), EngineConfig())
+    engine.add(ask("a", list(range(20)), max_tokens=1))
+    run(engine)
+    program.broken = 13
+    other = ask("other", [2, 3])
+    engine.add(ask("bad", [*range(18), 13]))
+    engine.add(other)
+    assert {o.request_id: o.finish_reason for o in engine.step()} == {"bad": "error", "other": None}
+    program.broken = -1
+    engine.check_integrity()
+    again = ask("again", [*range(18), 13])
+    engine.add(again)
+    assert tokens(run(engine), "again") == expected(again, 0, 1000)[0]
