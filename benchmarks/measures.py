@@ -32,7 +32,7 @@ def stream_all(
     server: Server, prompts: Sequence[list[int]], output_len: int
 ) -> tuple[Round, Shares]:
     """All prompts at once as streamed completions. Raises EngineError for an answer cut short."""
-    load = Load(model="", output_len=output_len, concurrency=len(prompts))
+    load = Load(output_len=output_len, concurrency=len(prompts))
     use = ProcessorUse([*server.pids, os.getpid()])
     exchanges = asyncio.run(run_load(server.endpoint, load, prompts))
     use.stop()
@@ -71,6 +71,6 @@ def legato_in_process(
 
 def warm_start(server: Server, prompt: list[int]) -> tuple[float, int]:
     """Seconds from spawning to the first token through HTTP, and resident bytes right after."""
-    body = Load(model="", output_len=2, concurrency=1).body(prompt)
+    body = Load(output_len=2, concurrency=1).body(prompt)
     seconds = server.first_token(body)
     return seconds, server.resident_bytes()

@@ -23,16 +23,17 @@ class Load:
     With a rate, gaps are exponential (a Poisson process) and ``concurrency`` only caps them.
     """
 
-    model: str
     output_len: int
     concurrency: int
+    model: str | None = None  # None: whatever the server serves
     request_rate: float | None = None
     seed: int = 0
 
     def body(self, prompt: list[int]) -> dict[str, Any]:
         """Fields that Legato, llama-server and vLLM all understand."""
+        model = {} if self.model is None else {"model": self.model}
         return {
-            "model": self.model,
+            **model,
             "prompt": prompt,
             "max_tokens": self.output_len,
             "temperature": 0,
