@@ -237,15 +237,23 @@ inline void enter(Running& running, const Running& part, Mask16 live, Blend& ble
 template <class E>
 class Worker {
  public:
-  Worker(const AttentionArgs& a, const Shape& s, const Desk& d) : a_(a), s_(s), d_(d), curve_(curve_of(a)) {}
+  Worker(const AttentionArgs& a, const Shape& s, const Desk& d) : a_(a), s_(s), d_(d), curve_(curve_of(a)) {
+    // Addresses to fetch ahead need not be right, but should be mapped.
+    for (int b = 0; b < kTileBlocks; ++b) blocks_.ahead[b] = blocks_.v[b] = (const Raw*)a.kv.k;
+  }
 
-  // Tiles [share.begin, share.end) of a unit; raw: each tile is stored apart, for phase 1.
-  void run(const Unit& u, const Share& share, bool raw) {
+  // Tiles [share.begin, share.end) of a unit; raw: each tile is stored apart, for phase 1. `ahead` is the unit after.
+  void run(const Unit& u, const Share& share, bool raw, const Unit& ahead) {
     const int queries = u.rows * s_.group;
     scale_queries(u, queries);
     if (!raw) clear(queries);
     for (int t = share.begin; t < share.end; ++t) {
-      find_blocks(u, t);
+      find_blocks(u, t, blocks_.k, blocks_.v);
+      if (t + 1 < share.end) {
+        find_blocks(u, t + 1, blocks_.ahead, nullptr);
+      } else if (ahead.rows > 0) {
+        find_blocks(ahead, ahead.tile_low(), blocks_.ahead, nullptr);
+      }
       const int64_t slot = (int64_t)(t - u.tile_low()) * s_.queries;
       float* state = raw ? d_.raw_state + slot * s_.padded : d_.state;
       Running* running = raw ? d_.raw_running + slot : d_.running;
@@ -324,15 +332,15 @@ class Worker {
     for (int64_t i = 0; i < (int64_t)queries * s_.padded; i += 16) F32x16::zero().store(d_.state + i);
   }
 
-  void find_blocks(const Unit& u, int t) {
+  void find_blocks(const Unit& u, int t, const Raw** k, const Raw** v) {
     const int32_t* table = a_.block_tables + a_.sequences[u.row] * a_.table_stride;
     const int from = t * kTile > u.low ? t * kTile : u.low;
     const int to = (t + 1) * kTile < u.high ? (t + 1) * kTile : u.high;
     const int64_t size = (int64_t)a_.kv.head_dim * kBlock;
     for (int b = from / kBlock; b * kBlock < to; ++b) {
       const int64_t offset = ((int64_t)table[b] * a_.kv.kv_heads + u.kv_head) * size;
-      blocks_.k[b % kTileBlocks] = (const Raw*)a_.kv.k + offset;
-      blocks_.v[b % kTileBlocks] = (const Raw*)a_.kv.v + offset;
+      k[b % kTileBlocks] = (const Raw*)a_.kv.k + offset;
+      if (v) v[b % kTileBlocks] = (const Raw*)a_.kv.v + offset;
     }
   }
 
@@ -438,7 +446,9 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
       const Share share = share_of(u, s, start, from, to);
       if (share.begin < share.end) {
         const bool begins = share.begin == u.tile_low(), ends = share.end == u.tile_high();
-        worker.run(u, share, !begins);
+        Units ahead = it;
+        ahead.next();
+        worker.run(u, share, !begins, ahead.unit());
         if (begins && ends) worker.finish(u);
         if (begins && !ends) header.head = u;
         if (!begins) {

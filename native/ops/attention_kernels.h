@@ -47,12 +47,20 @@ inline F32x16 load_first(const typename E::Raw* p, int n) {  // reads n elements
   return E::load(copy);
 }
 
-// The blocks of one tile for one KV head; only [first, end) are set.
+// The blocks of one tile for one KV head; only those that hold visible positions are set. With few queries the loops
+// wait for memory, so while K is read V is fetched, and while V is read the K of the tile to come (`ahead`): blocks of
+// K and V have one size, so each load fetches what lies at its own offset in the other.
 template <class E>
 struct TileBlocks {
   const typename E::Raw* k[kTileBlocks];  // [head_dim][16]
   const typename E::Raw* v[kTileBlocks];  // [16][head_dim]
+  const typename E::Raw* ahead[kTileBlocks];
 };
+
+constexpr bool waits_for_memory(int queries) { return queries <= 4; }
+
+// Into the second-level cache: it waits for more lines at once than the first (measured: 18 against 12 GB/s).
+inline void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // What each query of a sub-block sees of a tile: positions [low, high) relative to the tile; low >= high: nothing.
 struct Visible {
@@ -69,15 +77,19 @@ constexpr int blocks_at_once(int queries) {  // a power of two, queries * blocks
 template <class E, int NQ, int NB>
 inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, int head_dim, float* scores) {
   F32x16 sum[NQ][NB];
-  const typename E::Raw* k[NB];
+  const typename E::Raw *k[NB], *v[NB];
   for (int b = 0; b < NB; ++b) {
     k[b] = tile.k[block + b];
+    v[b] = tile.v[block + b];
     for (int i = 0; i < NQ; ++i) sum[i][b] = F32x16::zero();
   }
   for (int d = 0; d < head_dim; ++d, q += NQ) {
     F32x16 key[NB];
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; ++b) key[b] = E::load(k[b] + d * kBlock);
+    for (int b = 0; b < NB; ++b) {
+      key[b] = E::load(k[b] + d * kBlock);
+      if constexpr (waits_for_memory(NQ)) fetch(v[b] + d * kBlock);
+    }
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {
       const F32x16 x = F32x16::splat(q[i]);
@@ -107,8 +119,12 @@ struct ValueColumns {
   F32x16 sum[NQ][ND];
 
   [[gnu::always_inline]] inline void load(int position, F32x16* v) const {
-    const typename E::Raw* p = tile.v[position / kBlock] + (position % kBlock) * head_dim + column;
-    for (int j = 0; j < ND; ++j) v[j] = Tail ? load_first<E>(p, count) : E::load(p + j * 16);
+    const int at = (position % kBlock) * head_dim + column;
+    const typename E::Raw *p = tile.v[position / kBlock] + at, *next = tile.ahead[position / kBlock] + at;
+    for (int j = 0; j < ND; ++j) {
+      v[j] = Tail ? load_first<E>(p, count) : E::load(p + j * 16);
+      if constexpr (waits_for_memory(NQ)) fetch(next + j * 16);
+    }
   }
   [[gnu::always_inline]] inline void add_for_all(int from, int to) {
     for (int position = from; position < to; ++position) {

@@ -1,0 +1,125 @@
+// Time of one attention layer for the shapes that matter. Usage: bench_attention [isa] [threads]
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "../include/kernels.h"
+
+using namespace legato;
+
+namespace {
+
+struct Case {
+  const char* name;
+  int heads, kv_heads, head_dim, window, sequences, context, rows;  // rows: new tokens of each sequence
+};
+
+// All threads of the team run `work` together, `repeats` times.
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+  void wait() {
+    const int round = round_.load();
+    if (waiting_.fetch_add(1) + 1 == threads_) {
+      waiting_ = 0;
+      round_.fetch_add(1);
+    } else {
+      for (int spins = 0; round_.load() == round; ++spins) {
+        if (spins > 10000) std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  int threads_;
+  std::atomic<int> waiting_{0}, round_{0};
+};
+
+void bench(const Kernels& table, const Case& c, int threads) {
+  constexpr int kLayers = 30;  // each call reads another layer, as a model does
+  const int blocks_each = (c.context + c.rows + kBlock - 1) / kBlock, blocks = blocks_each * c.sequences;
+  const size_t layer_bytes = (size_t)blocks * c.kv_heads * c.head_dim * kBlock * 2;
+  const int layers = (int)std::max<size_t>(1, std::min<size_t>(kLayers, ((size_t)512 << 20) / layer_bytes));
+  std::vector<uint16_t> k(layer_bytes / 2 * (size_t)layers, 0x2e66), v(k.size(), 0x2e66);
+  for (size_t i = 0; i < k.size(); ++i) k[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
+  std::vector<int32_t> tables((size_t)blocks), positions, sequences;
+  for (int i = 0; i < blocks; ++i) tables[(size_t)i] = (int32_t)(i * 7919LL % blocks);
+  for (int s = 0; s < c.sequences; ++s) {
+    for (int r = 0; r < c.rows; ++r) {
+      positions.push_back(c.context + r);
+      sequences.push_back(s);
+    }
+  }
+  const int width = c.heads * c.head_dim;
+  std::vector<float> q(positions.size() * (size_t)width, 0.1f), out(q.size());
+  AttentionArgs a{q.data(), width, out.data(), width, {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks},
+                  positions.data(), sequences.data(), tables.data(), blocks_each, (int)positions.size(), c.heads,
+                  c.window, 0.125f, 0};
+  std::vector<char> memory(table.attention_scratch(a, threads) + 64);
+  char* scratch = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64;
+  Barrier barrier(threads);
+  const int repeats = 5;
+  std::vector<double> times;
+  const auto work = [&](int thread) {
+    for (int r = 0; r < repeats; ++r) {
+      for (int layer = 0; layer < layers; ++layer) {
+        const auto begin = std::chrono::steady_clock::now();
+        AttentionArgs mine = a;
+        mine.kv.k = (uint8_t*)k.data() + (size_t)layer * layer_bytes;
+        mine.kv.v = (uint8_t*)v.data() + (size_t)layer * layer_bytes;
+        table.attention(mine, scratch, 0, thread, threads);
+        barrier.wait();
+        table.attention(mine, scratch, 1, thread, threads);
+        barrier.wait();
+        const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - begin;
+        if (thread == 0) times.push_back(spent.count());
+      }
+    }
+  };
+  std::vector<std::thread> team;
+  for (int t = 1; t < threads; ++t) team.emplace_back(work, t);
+  work(0);
+  for (auto& t : team) t.join();
+  std::sort(times.begin(), times.end());
+  const double median = times[times.size() / 2], best = times[times.size() / 20];  // the fastest twentieth
+  double seen = 0, read = 0;  // pairs of row and position; positions read
+  for (int p : positions) seen += c.window ? std::min(p + 1, c.window) : p + 1;
+  read = (double)c.sequences * (c.window ? std::min(c.context + c.rows, c.window + c.rows) : c.context + c.rows);
+  std::printf("%-34s %9.1f us/layer (best %8.1f)  %7.1f GFLOP/s %6.1f GB/s\n", c.name, median, best,
+              seen * c.heads * c.head_dim * 4 / best * 1e-3, read * c.kv_heads * c.head_dim * 4 / best * 1e-3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* isa = argc > 1 ? argv[1] : "avx512";
+  const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
+  const Kernels* table = kernels(isa);
+  if (!table) {
+    std::fprintf(stderr, "bench_attention: this machine does not run '%s'\n", isa);
+    return 2;
+  }
+  const Case cases[] = {
+      {"smollm2 decode 1 x 64", 9, 3, 64, 0, 1, 63, 1},
+      {"smollm2 decode 1 x 512", 9, 3, 64, 0, 1, 511, 1},
+      {"smollm2 decode 1 x 8192", 9, 3, 64, 0, 1, 8191, 1},
+      {"smollm2 decode 32 x 384", 9, 3, 64, 0, 32, 383, 1},
+      {"smollm2 decode 64 x 256", 9, 3, 64, 0, 64, 255, 1},
+      {"smollm2 prefill 512", 9, 3, 64, 0, 1, 0, 512},
+      {"smollm2 prefill 512 at 4096", 9, 3, 64, 0, 1, 4096, 512},
+      {"gemma3-270m decode 1 x 2048 (w 512)", 4, 1, 256, 512, 1, 2047, 1},
+      {"gemma3-270m prefill 512 (w 512)", 4, 1, 256, 512, 1, 0, 512},
+      {"llama-1b decode 1 x 2048", 32, 8, 64, 0, 1, 2047, 1},
+      {"llama-1b prefill 512", 32, 8, 64, 0, 1, 0, 512},
+      {"qwen2-0.5b prefill 512 (14/2)", 14, 2, 64, 0, 1, 0, 512},
+      {"mha 16/16 x 64 decode 1 x 1024", 16, 16, 64, 0, 1, 1023, 1},
+      {"mha 16/16 x 128 prefill 256", 16, 16, 128, 0, 1, 0, 256},
+  };
+  for (const Case& c : cases) bench(*table, c, threads);
+}
