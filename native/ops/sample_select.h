@@ -124,7 +124,9 @@ inline int64_t collect(const float* values, int64_t vocab, float threshold, Cand
 inline int64_t select_top(const float* values, int64_t vocab, int64_t count, Candidate* out) {
   if (count >= vocab) return collect(values, vocab, -__builtin_inff(), out);
   const int64_t vectors = vocab / kLanes;
-  const int64_t stripe = vectors * kLanes / (8 * count);  // vectors under one vector of maxima
+  // Vectors under one vector of maxima; for a count of one, all of them (16 maxima are more than enough).
+  int64_t stripe = vectors * kLanes / (8 * count);
+  stripe = stripe < vectors ? stripe : vectors;
   float threshold = -__builtin_inff();
   if (stripe >= 2) {
     int64_t n = 0;
