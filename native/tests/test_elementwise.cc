@@ -1,0 +1,208 @@
+// Norm, rotation, activations and cache writes on every instruction set of this machine: against the double-precision
+// reference within a bound that counts roundings, and the same bits on all of them. Lengths around multiples of 16;
+// guards around the outputs stay as they were.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../cpu/dispatch.h"
+#include "../include/kernels.h"
+#include "../ops/reference_elementwise.h"
+
+using namespace legato;
+
+namespace {
+
+constexpr double kUnit = 6e-8;  // half a unit in the last place of a float, relative
+constexpr float kGuard = 12345.0f;
+constexpr int64_t kLengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 576, 1536};
+int failures = 0;
+
+void check(bool ok, const std::string& what) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED: %s\n", what.c_str());
+}
+
+std::vector<float> random_row(int64_t n, double spread, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<double> normal(0, spread);
+  std::vector<float> row(static_cast<size_t>(n));
+  for (float& x : row) x = static_cast<float>(normal(random));
+  return row;
+}
+
+// A row with one guard float behind it.
+std::vector<float> guarded(std::vector<float> row) {
+  row.push_back(kGuard);
+  return row;
+}
+
+// Each value within relative * |expected| + absolute, the guard intact.
+void compare(const std::string& what, const std::vector<float>& actual, const std::vector<double>& expected,
+             double relative, double absolute) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::fabs(actual[i] - expected[i]);
+    if (!(error <= relative * std::fabs(expected[i]) + absolute)) {
+      check(false, what + " [" + std::to_string(i) + "] is " + std::to_string(actual[i]) + ", not " +
+                       std::to_string(expected[i]));
+      return;
+    }
+  }
+  check(actual.back() == kGuard, what + " writes behind its end");
+}
+
+// The results of all instruction sets, in the order of computation, as bits.
+using Bits = std::vector<float>;
+void keep(Bits& bits, const std::vector<float>& values) { bits.insert(bits.end(), values.begin(), values.end()); }
+
+void test_norm(const Kernels& k, Bits& bits) {
+  for (const int64_t n : kLengths) {
+    const auto x = random_row(n, 3, 1), weight = random_row(n, 1, 2);
+    auto out = guarded(x);
+    k.rms_norm(x.data(), weight.data(), out.data(), n, 1e-5f);
+    // n squares in at most n / 16 + 5 sums, halved by the root; root, division and two products
+    const double relative = kUnit * (static_cast<double>(n) / 32 + 10);
+    compare(std::string(k.isa) + " rms_norm " + std::to_string(n), out,
+            reference::rms_norm(x.data(), weight.data(), n, 1e-5f), relative, 0);
+    auto in_place = guarded(x);
+    k.rms_norm(in_place.data(), weight.data(), in_place.data(), n, 1e-5f);
+    check(in_place == out, "rms_norm in place differs");
+    keep(bits, out);
+  }
+}
+
+void test_rope(const Kernels& k, Bits& bits) {
+  for (const int64_t dim : {2, 6, 16, 30, 32, 64, 80, 128, 256}) {
+    const auto x = random_row(dim, 2, 3);
+    std::vector<float> cos, sin;
+    for (const float angle : random_row(dim / 2, 100, 4)) {
+      cos.push_back(std::cos(angle));
+      sin.push_back(std::sin(angle));
+    }
+    for (const bool interleaved : {false, true}) {
+      auto out = guarded(x);
+      k.rope(out.data(), cos.data(), sin.data(), static_cast<int32_t>(dim), interleaved);
+      compare(std::string(k.isa) + " rope " + std::to_string(dim), out,
+              reference::rope(x.data(), cos.data(), sin.data(), dim, interleaved), 0, 2 * kUnit * 20);
+      keep(bits, out);
+    }
+  }
+}
+
+void test_gated(const Kernels& k, Bits& bits) {
+  for (const int64_t n : kLengths) {
+    for (int activation = 0; activation < 3; ++activation) {
+      auto gate = random_row(n, 4, 5);
+      gate[0] = 100;  // saturated on either side
+      gate[static_cast<size_t>(n / 2)] = -100;
+      const auto up = random_row(n, 2, 6);
+      auto out = guarded(up);
+      k.gated(gate.data(), up.data(), out.data(), n, activation);
+      // exp and tanh are good to 3e-7 relative, erf to 1.5e-7 absolute (times |gate * up| / 2)
+      compare(std::string(k.isa) + " gated " + std::to_string(activation), out,
+              reference::gated(gate.data(), up.data(), n, activation), 1e-6, 1e-5);
+      keep(bits, out);
+    }
+  }
+}
+
+void test_sums(const Kernels& k, Bits& bits) {
+  for (const int64_t n : kLengths) {
+    const auto x = random_row(n, 4, 7), y = random_row(n, 4, 8);
+    auto sum = guarded(x);
+    k.add(sum.data(), y.data(), n);
+    for (int64_t i = 0; i < n; ++i) check(sum[i] == x[i] + y[i], "add");
+    check(sum.back() == kGuard, "add writes behind its end");
+    for (const float softcap : {0.0f, 30.0f}) {
+      auto scaled = guarded(x);
+      k.scale(scaled.data(), n, 12.5f, softcap);
+      compare(std::string(k.isa) + " scale", scaled, reference::scale(x.data(), n, 12.5f, softcap), 1e-6, 0);
+      keep(bits, scaled);
+    }
+  }
+}
+
+// To nearest even; f is finite and below the type's largest value.
+uint16_t nearest_bf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  const uint32_t low = bits & 0xffffu, down = bits >> 16;
+  return static_cast<uint16_t>(low > 0x8000u || (low == 0x8000u && (down & 1u)) ? down + 1 : down);
+}
+
+uint16_t nearest_half(float f) {
+  const uint16_t sign = f < 0 ? 0x8000 : 0;
+  int exponent;
+  const double magnitude = std::fabs(f), mantissa = std::frexp(magnitude, &exponent);  // 0.5 .. 1
+  if (magnitude < 0x1p-14) return static_cast<uint16_t>(sign | static_cast<int>(std::nearbyint(magnitude * 0x1p24)));
+  const int whole = static_cast<int>(std::nearbyint(mantissa * 2048));  // 1024 .. 2048, a carry reaches the exponent
+  return static_cast<uint16_t>(sign | (((exponent + 14) << 10) + whole - 1024));
+}
+
+// Every slot is written, then every element of the cache is compared.
+void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& same, std::vector<uint8_t>& first) {
+  const int64_t blocks = 3, row = int64_t{kv_heads} * head_dim, size = type == KvType::F32 ? 4 : 2;
+  std::vector<uint8_t> keys(static_cast<size_t>(blocks * kBlock * row * size), 0xab), values = keys;
+  const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks};
+  const auto element = [&](const std::vector<uint8_t>& cache, int64_t index, float f) {
+    uint32_t stored = 0, expected = 0;
+    std::memcpy(&stored, cache.data() + index * size, static_cast<size_t>(size));
+    if (type == KvType::F32) std::memcpy(&expected, &f, 4);
+    if (type == KvType::F16) expected = nearest_half(f);
+    if (type == KvType::BF16) expected = nearest_bf16(f);
+    return stored == expected;
+  };
+  const int64_t order[] = {5, 40, 16, 47, 0};
+  for (const int64_t slot : order) {
+    const auto key = random_row(row, 3, static_cast<unsigned>(slot)), value = random_row(row, 3, 99);
+    k.kv_write(layer, key.data(), value.data(), slot);
+    bool right = true;
+    for (int64_t h = 0; h < kv_heads; ++h) {
+      for (int64_t d = 0; d < head_dim; ++d) {
+        const int64_t head = slot / kBlock * kv_heads + h, offset = slot % kBlock, i = h * head_dim + d;
+        right = right && element(keys, (head * head_dim + d) * kBlock + offset, key[static_cast<size_t>(i)]);
+        right = right && element(values, (head * kBlock + offset) * head_dim + d, value[static_cast<size_t>(i)]);
+      }
+    }
+    check(right, std::string(k.isa) + " kv_write");
+  }
+  int64_t untouched = 0;
+  for (const uint8_t byte : keys) untouched += byte == 0xab;
+  check(untouched >= (blocks * kBlock - 5) * row * size, std::string(k.isa) + " kv_write touches other slots");
+  keys.insert(keys.end(), values.begin(), values.end());
+  if (first.empty()) first = keys;
+  same = same && keys == first;
+}
+
+}  // namespace
+
+int main() {
+  std::vector<Bits> all;
+  for (const std::string& isa : supported_isas()) {
+    const Kernels& k = *kernels(isa.c_str());
+    Bits bits;
+    test_norm(k, bits);
+    test_rope(k, bits);
+    test_gated(k, bits);
+    test_sums(k, bits);
+    all.push_back(bits);
+    check(std::memcmp(bits.data(), all[0].data(), bits.size() * sizeof(float)) == 0, isa + ": other bits than scalar");
+  }
+  for (const KvType type : {KvType::F16, KvType::BF16, KvType::F32}) {
+    for (const auto& [kv_heads, head_dim] : {std::pair{1, 64}, {3, 80}, {2, 17}, {4, 256}}) {
+      std::vector<uint8_t> first;
+      bool same = true;
+      for (const std::string& isa : supported_isas()) {
+        test_kv(*kernels(isa.c_str()), type, kv_heads, head_dim, same, first);
+      }
+      check(same, "kv_write: instruction sets differ");
+    }
+  }
+  check(kernels("sse9") == nullptr, "an unknown instruction set has a table");
+  std::printf("%d failures on %zu instruction sets\n", failures, all.size());
+  return failures != 0;
+}

@@ -1,0 +1,97 @@
+// The team of threads: everyone runs, barriers order memory, sizes change nothing. And the plan's barriers.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "../plan.h"
+#include "../threads.h"
+
+using namespace legato;
+
+namespace {
+
+int failures = 0;
+
+void check(bool ok, const std::string& what) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED: %s\n", what.c_str());
+}
+
+// Each thread writes its cell, then reads its neighbour's: only a barrier makes that right.
+void test_barriers(int count, int rounds) {
+  Threads threads(count);
+  std::vector<int> cells(static_cast<size_t>(count) * 16, 0);
+  std::vector<int> wrong(static_cast<size_t>(count) * 16, 0);
+  for (int step = 0; step < 3; ++step) {
+    threads.run([&](int thread) {
+      for (int round = 1; round <= rounds; ++round) {
+        cells[static_cast<size_t>(thread) * 16] = round;
+        threads.barrier();
+        const int neighbour = (thread + 1) % count;
+        wrong[static_cast<size_t>(thread) * 16] += cells[static_cast<size_t>(neighbour) * 16] != round;
+        threads.barrier();
+      }
+    });
+  }
+  for (const int errors : wrong) check(errors == 0, std::to_string(count) + " threads: a barrier let one through");
+}
+
+void test_run(int count) {
+  Threads threads(count);
+  int total = 0;
+  for (int step = 0; step < 200; ++step) {
+    std::vector<int> calls(static_cast<size_t>(count), 0);
+    threads.run([&](int thread) { ++calls[static_cast<size_t>(thread)]; });
+    for (const int n : calls) total += n;
+  }
+  check(total == 200 * count, std::to_string(count) + " threads: a run left one out");
+}
+
+void test_shares() {
+  for (const int64_t total : {0, 1, 2, 7, 36, 1000}) {
+    for (const int threads : {1, 2, 3, 16}) {
+      int64_t next = 0;
+      for (int t = 0; t < threads; ++t) {
+        const Share piece = share(total, t, threads);
+        check(piece.begin == next && piece.end >= piece.begin, "shares are not contiguous");
+        check(piece.end - piece.begin <= total / threads + 1, "shares are uneven");
+        next = piece.end;
+      }
+      check(next == total, "shares miss something");
+    }
+  }
+}
+
+void test_plan() {
+  const auto rows = [](int buffer, bool write) { return Access{{Resource::Buffer, buffer}, true, write, 0, 64}; };
+  const auto part = [](int buffer, bool write, int64_t begin, int64_t end) {
+    return Access{{Resource::Buffer, buffer}, false, write, begin, end};
+  };
+  Plan plan;
+  plan.append(Sample{}, {rows(0, true)});                                 // rows of 0
+  plan.append(Sample{}, {rows(0, false), rows(1, true)});                 // own rows: no barrier
+  plan.append(Sample{}, {part(1, false, 0, 64), part(2, true, 0, 32)});   // all rows of 1: barrier
+  plan.append(Sample{}, {part(1, false, 0, 64), part(2, true, 32, 64)});  // other columns of 2: none
+  plan.append(Sample{}, {rows(1, true)});                                 // overwrites what others read: barrier
+  plan.append(Sample{}, {rows(2, false)});                                // the barrier before covers 2 too
+  plan.append(Sample{}, {part(1, false, 0, 8)});                          // barrier
+  plan.append(Sample{}, {part(1, false, 8, 16)});                         // both read
+  const bool expected[] = {false, false, true, false, true, false, true, false};
+  for (size_t i = 0; i < plan.stages().size(); ++i) {
+    check(plan.stages()[i].barrier == expected[i], "barrier of stage " + std::to_string(i));
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const int count : {1, 2, 3, 5}) {
+    test_barriers(count, count <= 2 ? 2000 : 200);
+    test_run(count);
+  }
+  test_shares();
+  test_plan();
+  std::printf("%d failures\n", failures);
+  return failures != 0;
+}
