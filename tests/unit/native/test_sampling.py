@@ -1,0 +1,194 @@
+"""Sampling through the binding: tokens, log-probabilities and ranks of logits chosen by the test.
+
+The logits are the head's bias (its matrix is zero), the same for every row of a batch. The oracle is
+written with torch from vLLM's description: mask, bias, penalties, temperature, min-p, top-k, top-p.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from batches import sampling
+
+from legato import _native as native
+from legato.batch import Batch, SamplingBatch, StepResult
+
+VOCABULARY = 300
+ROWS = 4000
+
+
+def step(
+    logits: np.ndarray, rows: SamplingBatch, isa: str = native.supported_isas()[-1]
+) -> StepResult:
+    count = len(rows.temperature)
+    program = native.Program(isa=isa, threads=2, max_tokens=count, max_logit_rows=count)
+    x = program.buffer(32)
+    ones = np.ones((1, 32), np.float32)
+    program.embed(program.matrix("F32", 1, 32, ones), x)
+    head = program.matrix("F32", len(logits), 32, np.zeros((len(logits), 32), np.float32))
+    program.head(x, program.vector(ones[0]), 1e-6, head, bias=program.vector(logits))
+    program.kv_cache(layers=1, blocks=1, kv_heads=1, head_dim=16, dtype="float16")
+    zeros = np.zeros(count, np.int32)
+    batch = Batch(
+        token_ids=zeros,
+        positions=zeros,
+        sequences=np.arange(count, dtype=np.int32),
+        slots=zeros,
+        block_tables=np.zeros((count, 1), np.int32),
+        block_copies=np.zeros((0, 2), np.int32),
+        logit_rows=np.arange(count, dtype=np.int32),
+        sampling=rows,
+    )
+    return StepResult(*program.run(batch))
+
+
+@dataclass
+class Setting:
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    prompt: Sequence[int] = ()
+    output: Sequence[int] = ()
+    bias: dict[int, float] = field(default_factory=dict)
+    allowed: Sequence[int] | None = None
+
+    def rows(self, count: int) -> SamplingBatch:
+        def spread(values: Sequence[float], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+            indptr = np.arange(count + 1, dtype=np.int32) * len(values)
+            return indptr, np.tile(np.asarray(values, dtype), count)
+
+        fields: dict[str, object] = {}
+        fields["prompt_indptr"], fields["prompt_ids"] = spread(self.prompt, np.int32)
+        fields["output_indptr"], fields["output_ids"] = spread(self.output, np.int32)
+        fields["bias_indptr"], fields["bias_ids"] = spread(list(self.bias), np.int32)
+        fields["bias_values"] = spread(list(self.bias.values()), np.float32)[1]
+        if self.allowed is not None:
+            bits = np.zeros((VOCABULARY + 31) // 32 * 32, bool)
+            bits[list(self.allowed)] = True
+            fields["masks"] = np.packbits(bits, bitorder="little").view(np.uint32)[None]
+            fields["mask_index"] = 0
+        return sampling(
+            count,
+            VOCABULARY,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition,
+            presence_penalty=self.presence,
+            frequency_penalty=self.frequency,
+            seed=np.arange(count, dtype=np.uint64) // 50,
+            output_position=np.arange(count, dtype=np.uint64) % 50,
+            **fields,
+        )
+
+    def probabilities(self, logits: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(logits).double()
+        if self.allowed is not None:
+            hidden = torch.ones(VOCABULARY, dtype=torch.bool)
+            hidden[list(self.allowed)] = False
+            x = x.masked_fill(hidden, -torch.inf)
+        for token, value in self.bias.items():
+            x[token] += value
+        counts = torch.bincount(
+            torch.tensor([*self.output], dtype=torch.long), minlength=VOCABULARY
+        )
+        seen = torch.zeros(VOCABULARY, dtype=torch.bool)
+        seen[[*self.prompt, *self.output]] = True
+        x = torch.where(seen, torch.where(x > 0, x / self.repetition, x * self.repetition), x)
+        x = x - self.frequency * counts - self.presence * (counts > 0)
+        x = x / self.temperature
+        p = x.softmax(0)
+        x = x.masked_fill(p < self.min_p * p.max(), -torch.inf)
+        if self.top_k > 0:
+            x = x.masked_fill(x < x.topk(min(self.top_k, VOCABULARY)).values[-1], -torch.inf)
+        p, order = x.softmax(0).sort(descending=True)
+        p[p.cumsum(0) - p >= self.top_p] = 0
+        return torch.zeros(VOCABULARY, dtype=torch.double).scatter(0, order, p / p.sum())
+
+
+@pytest.fixture(scope="module")
+def logits() -> np.ndarray:
+    return np.random.default_rng(4).normal(0, 2.5, VOCABULARY).astype(np.float32)
+
+
+SETTINGS = [
+    Setting(),
+    Setting(temperature=0.6),
+    Setting(temperature=1.4, top_p=0.9),
+    Setting(top_k=7),
+    Setting(min_p=0.08),
+    Setting(temperature=0.9, top_k=40, top_p=0.85, min_p=0.01),
+    Setting(top_p=0.9, min_p=0.03),
+    Setting(temperature=1.2, repetition=1.3, prompt=[1, 5, 5, 90], output=[7, 7, 200]),
+    Setting(presence=0.8, frequency=0.4, output=[7, 7, 200, 7, 12]),
+    Setting(bias={3: 2.0, 10: -3.0, 44: -np.inf}, top_p=0.95),
+    Setting(allowed=range(100, 160), top_k=30),
+    Setting(allowed=[17], temperature=2.0),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_tokens_follow_the_distribution(logits: np.ndarray, setting: Setting) -> None:
+    expected = setting.probabilities(logits).numpy() * ROWS
+    seen = np.bincount(step(logits, setting.rows(ROWS)).token_ids, minlength=VOCABULARY)
+    assert not seen[expected == 0].any()
+    common = expected >= 8
+    cells = np.append(expected[common], expected[~common].sum())
+    counts = np.append(seen[common], seen[~common].sum())
+    used = cells > 0
+    chi_square = ((counts[used] - cells[used]) ** 2 / cells[used]).sum()
+    freedom = max(used.sum() - 1, 1)
+    assert chi_square < freedom + 6 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("isa", native.supported_isas())
+def test_log_probabilities_and_ranks(logits: np.ndarray, isa: str) -> None:
+    exact = torch.from_numpy(logits).double().log_softmax(0).numpy()
+    order = np.argsort(-logits, kind="stable")
+    forced = np.arange(VOCABULARY, dtype=np.int32)
+    result = step(logits, sampling(VOCABULARY, VOCABULARY, forced=forced, num_logprobs=6), isa)
+    assert (result.token_ids == forced).all()
+    np.testing.assert_allclose(result.logprobs, exact, rtol=2e-6)
+    assert (result.ranks[order] == np.arange(1, VOCABULARY + 1)).all()
+    assert (result.top_ids == order[:6]).all()
+    np.testing.assert_allclose(
+        result.top_logprobs, np.tile(exact[order[:6]], (VOCABULARY, 1)), rtol=2e-6
+    )
+
+
+@pytest.mark.parametrize("setting", SETTINGS[:7], ids=str)
+def test_a_row_draws_the_same_token_in_any_company_on_any_instruction_set(
+    logits: np.ndarray, setting: Setting
+) -> None:
+    rows = setting.rows(64)
+    tokens = step(logits, rows).token_ids
+    rows.seed, rows.output_position = rows.seed[::-1].copy(), rows.output_position[::-1].copy()
+    for isa in native.supported_isas():
+        assert (step(logits, rows, isa).token_ids[::-1] == tokens).all()
+
+
+def test_greedy_takes_the_lowest_id_of_equals(logits: np.ndarray) -> None:
+    tied = logits.copy()
+    tied[[40, 77, 250]] = tied.max() + 1
+    assert (step(tied, sampling(3, VOCABULARY)).token_ids == 40).all()
+    assert (step(tied, Setting(temperature=0, bias={40: -1.0}).rows(2)).token_ids == 77).all()
+
+
+def test_equal_logits_at_the_border_of_top_k_leave_the_lower_ids() -> None:
+    flat = np.zeros(VOCABULARY, np.float32)
+    assert set(step(flat, Setting(top_k=3).rows(200)).token_ids) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_broken_logits_give_no_token(logits: np.ndarray, value: float) -> None:
+    broken = logits.copy()
+    broken[123] = value
+    for setting in SETTINGS[:7]:
+        assert (step(broken, setting.rows(2)).token_ids == -1).all()
