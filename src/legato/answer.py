@@ -206,4 +206,5 @@ def _text_stream(tokenizer: Tokenizer, prefill: str, params: SamplingParams) -> 
         stop=params.stop,
         include_stop=params.include_stop_str_in_output,
         skip_special_tokens=params.skip_special_tokens,
+        min_tokens=params.min_tokens,
     )

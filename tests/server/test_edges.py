@@ -293,3 +293,11 @@ def test_openapi_shows_fields_and_limits(build: Build) -> None:
     top_p = next(kind for kind in fields["top_p"]["anyOf"] if kind["type"] == "number")
     assert (top_p["exclusiveMinimum"], top_p["maximum"]) == (0, 1)
     assert asyncio.run(client.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize("min_tokens", [0, 2, 3])
+def test_no_stop_string_ends_within_the_first_min_tokens(build: Build, min_tokens: int) -> None:
+    client, _ = build("one two three one two three")
+    body = {**CHAT, "stop": "three", "min_tokens": min_tokens}
+    text = post(client, "/v1/chat/completions", body).json()["choices"][0]["message"]["content"]
+    assert text == ("one two " if min_tokens < 3 else "one two three one two ")

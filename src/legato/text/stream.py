@@ -9,7 +9,7 @@ Whatever way the ids are chopped, the pieces joined are the text of the ids deco
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from legato.text.vocabulary import Tokenizer
@@ -29,7 +29,8 @@ class TextStream:
     """The text of one growing answer.
 
     ``prefill`` is the text which the answer continues. It is not given out again, but a stop string
-    may begin in it: the uninterrupted answer would have ended there too.
+    may begin in it: the uninterrupted answer would have ended there too. In the text of the first
+    ``min_tokens`` tokens no stop string ends.
     """
 
     def __init__(
@@ -40,17 +41,32 @@ class TextStream:
         stop: Sequence[str] = (),
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        min_tokens: int = 0,
     ) -> None:
+        self._unstoppable = min_tokens
         self._token_bytes = tokenizer.token_bytes
         self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
         self._decoder = _Utf8Decoder(errors="replace")
         self._stop = StopSearch(stop, include_stop, prefill) if stop else None
 
-    def push(self, token_ids: Iterable[int]) -> Delta:
+    def push(self, token_ids: Sequence[int]) -> Delta:
         """The text that is certain once these tokens have come. Empty after a stop string."""
+        if self._unstoppable > 0:
+            return self._push_unstoppable(token_ids)
         data = b"".join([self._token_bytes(id) for id in token_ids if id not in self._hidden])
         text = self._decoder.decode(data)
         return Delta(text) if self._stop is None else self._stop.push(text)
+
+    def _push_unstoppable(self, token_ids: Sequence[int]) -> Delta:
+        first, rest = token_ids[: self._unstoppable], token_ids[self._unstoppable :]
+        stop, self._stop = self._stop, None
+        self._unstoppable, after = 0, self._unstoppable - len(first)
+        text = self.push(first).text
+        self._unstoppable, self._stop = after, stop
+        if stop is not None:
+            stop.skip(text)
+        later = self.push(rest) if rest else Delta("")
+        return Delta(text + later.text, later.stop)
 
     def finish(self) -> Delta:
         """What was held back: half a character (as U+FFFD), the beginning of a stop string."""
@@ -77,6 +93,12 @@ class StopSearch:
         if found is not None:
             return self._end(*found)
         return Delta(self._give(self._keep_from(self._text)))
+
+    def skip(self, new: str) -> None:
+        """Text that the client has already, and in which nothing is to be found."""
+        text = self._text + new
+        self._text = text[self._keep_from(text) :]
+        self._given = len(self._text)
 
     def finish(self, new: str) -> Delta:
         delta = self.push(new)
