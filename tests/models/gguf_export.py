@@ -48,13 +48,16 @@ def random_blocks(format_name: str, shape: tuple[int, ...], spread: float, seed:
     block, nbytes = gguf.GGML_QUANT_SIZES[Kind[format_name]]
     blocks = random.integers(0, 256, (shape[0] * shape[1] // block, nbytes), np.uint8)
     steps = random.uniform(0.7, 1.3, len(blocks)) * spread
-    # position of the f16 factors in a block, and about the size of what they multiply
     if format_name == "Q6_K":
-        set_f16(blocks, 208, steps / (74 * 18))
+        set_f16(blocks, 208, steps / (74 * 18))  # * scale (int8) * (code - 32)
     else:
-        top = 8 if format_name == "Q4_K" else 16
-        set_f16(blocks, 0, steps / (36 * top / 2))
-        set_f16(blocks, 2, steps / 36)
+        # value = d * scale * code - dmin * minimum, so equal scales and minima centre it
+        levels = 16 if format_name == "Q4_K" else 32
+        blocks[:, 8:12] = blocks[:, 4:8]
+        blocks[:, 12:16] = (blocks[:, 12:16] & 15) * 17
+        step = steps / (36 * levels * 0.29)
+        set_f16(blocks, 0, step)
+        set_f16(blocks, 2, step * (levels - 1) / 2)
     return blocks.reshape(shape[0], -1)
 
 
