@@ -5,12 +5,12 @@ namespace legato::LEGATO_ISA {
 
 void fill(Kernels& table) {
   fill_matmul(table);
-  fill_attention(table);
-  fill_sample(table);
-  fill_norm(table);
-  fill_rope(table);
-  fill_activation(table);
-  fill_kv(table);
+  LEGATO_BASE::fill_attention(table);
+  LEGATO_BASE::fill_sample(table);
+  LEGATO_BASE::fill_norm(table);
+  LEGATO_BASE::fill_rope(table);
+  LEGATO_BASE::fill_activation(table);
+  LEGATO_BASE::fill_kv(table);
 }
 
 }  // namespace legato::LEGATO_ISA
