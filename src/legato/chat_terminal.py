@@ -84,8 +84,7 @@ class ChatTerminal:
         elif name.startswith("/"):
             self._say(f"{name}: no such command\n{HELP}")
         elif line.strip():
-            self.messages.append({"role": "user", "content": line})
-            self._answer(self._take_prefill())
+            self._answer([*self.messages, {"role": "user", "content": line}], self._take_prefill())
 
     def _set_prefill(self, text: str) -> None:
         """Keeps the text byte for byte: a space at its end matters to the model."""
@@ -101,40 +100,40 @@ class ChatTerminal:
         self.messages = [{"role": "system", "content": system}] if system else []
 
     def _retry(self, _: str) -> None:
-        if self._last_role() == "assistant":
-            self.messages.pop()
-        if self._last_role() != "user":
+        asked = self.messages[:-1] if self._ends_with("assistant") else self.messages
+        if not asked or asked[-1]["role"] != "user":
             self._say("there is no message to answer")
-            return
-        self._answer(self._take_prefill())
+        else:
+            self._answer(asked, self._take_prefill())
 
     def _continue(self, _: str) -> None:
-        if self._last_role() != "assistant":
+        if self._ends_with("assistant"):
+            self._answer(self.messages[:-1], self.messages[-1]["content"])
+        else:
             self._say("there is no answer to continue")
-            return
-        self._answer(self.messages.pop()["content"])
 
-    def _last_role(self) -> str | None:
-        return self.messages[-1]["role"] if self.messages else None
+    def _ends_with(self, role: str) -> bool:
+        return bool(self.messages) and self.messages[-1]["role"] == role
 
-    def _answer(self, begun: str) -> None:
-        """Streams an answer that starts with ``begun``; ctrl-c ends it and keeps what is there."""
-        messages = self.messages
-        if begun:
-            messages = [*messages, {"role": "assistant", "content": begun}]
-        prompt = self._llm.chat_prompt(messages)
+    def _answer(self, asked: list[Message], begun: str) -> None:
+        """Streams an answer that starts with ``begun``; ctrl-c ends it and keeps what is there.
+
+        If it cannot be asked, the conversation stays as it was.
+        """
+        answer = [{"role": "assistant", "content": begun}] if begun else []
+        prompt = self._llm.chat_prompt(asked + answer)
         text = begun
         self._show(begun)
-        with closing(self._llm.stream(prompt, self._params)) as pieces, interrupt() as asked:
+        with closing(self._llm.stream(prompt, self._params)) as pieces, interrupt() as stopped:
             for piece in pieces:
                 text += piece.text
                 self._show(piece.text)
                 if piece.finish_reason == "length":
                     self._show(" [/continue goes on]")
-                if asked.is_set():
+                if stopped.is_set():
                     break
         self._say("")
-        self.messages.append({"role": "assistant", "content": text})
+        self.messages = [*asked, {"role": "assistant", "content": text}]
 
     def _show(self, text: str) -> None:
         self._out.write(text)

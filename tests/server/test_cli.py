@@ -1,0 +1,132 @@
+"""The command line, as a process."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import MODEL
+
+from legato import LLM, SamplingParams, __version__
+from legato.chat_terminal import ChatTerminal
+
+SMALL = ("--kv-cache-memory", "100MB", "--max-model-len", "512", "--temperature", "0")
+
+
+def legato(*words: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "legato.cli", *words]
+    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
+
+
+def test_version_and_help() -> None:
+    assert legato("--version").stdout == f"legato {__version__}\n"
+    help = legato("--help").stdout
+    for command in ("serve", "chat", "complete", "pull", "models", "bench"):
+        assert command in help
+    assert "--max-num-seqs" in legato("serve", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("serve", "no-such-model"), "no-such-model"),
+        (("serve", "--max-num-seqs", "0"), "max_num_seqs must be at least 1"),
+        (("complete", "hi", "--temperature", "-1"), "temperature must be at least 0"),
+    ],
+)
+def test_what_we_can_explain_is_one_line(words: tuple[str, ...], complaint: str) -> None:
+    ended = legato(*words)
+    assert ended.returncode == 1
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("legato: ")]
+    assert len(lines) == 1 and complaint in lines[0]
+    assert "Traceback" not in ended.stderr
+
+
+def test_complete() -> None:
+    ended = legato("complete", "The capital of France is", "--max-tokens", "4", *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("The capital of France is Paris")
+    piped = legato("complete", "-", "--max-tokens", "4", *SMALL, said="The capital of France is")
+    assert piped.stdout == ended.stdout
+
+
+def test_pull_and_models() -> None:
+    pulled = legato("pull", MODEL)
+    assert pulled.returncode == 0 and pulled.stdout.startswith(f"{MODEL}: ")
+    assert MODEL in legato("models").stdout
+
+
+def test_chat_in_a_process() -> None:
+    said = "/prefill Paris is\nWhat is Paris?\n/quit\n"
+    ended = legato("chat", "--max-tokens", "5", *SMALL, said=said)
+    assert ended.returncode == 0, ended.stderr
+    assert "> Paris is" in ended.stdout
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(MODEL, kv_cache_memory=100_000_000, max_model_len=512)
+
+
+def converse(llm: LLM, *lines: str) -> tuple[ChatTerminal, str]:
+    """What the terminal showed, and the conversation after it."""
+    said = iter(lines)
+    out = io.StringIO()
+
+    def read(_: str) -> str:
+        try:
+            return next(said)
+        except StopIteration:
+            raise EOFError from None
+
+    params = SamplingParams(temperature=0, max_tokens=6)
+    terminal = ChatTerminal(llm, params, read=read, out=out)
+    terminal.run()
+    return terminal, out.getvalue()
+
+
+def contents(terminal: ChatTerminal) -> list[Any]:
+    return [message["content"] for message in terminal.messages]
+
+
+def test_a_prefill_is_kept_byte_for_byte(llm: LLM) -> None:
+    terminal, shown = converse(llm, "/prefill According to ", "Where is Paris?")
+    question, answer = contents(terminal)
+    assert question == "Where is Paris?" and answer.startswith("According to ")
+    assert answer in shown and len(answer) > len("According to ")
+
+
+def test_retry_answers_once_more(llm: LLM) -> None:
+    once, _ = converse(llm, "Where is Paris?")
+    twice, _ = converse(llm, "Where is Paris?", "/retry")
+    assert contents(once) == contents(twice)
+    other, _ = converse(llm, "Where is Paris?", "/prefill Well,", "/retry")
+    assert len(other.messages) == 2 and contents(other)[1].startswith("Well,")
+
+
+def test_continue_goes_on_where_it_stopped(llm: LLM) -> None:
+    once, shown = converse(llm, "Tell me a story.")
+    assert "[/continue goes on]" in shown
+    more, _ = converse(llm, "Tell me a story.", "/continue")
+    assert contents(more)[1].startswith(contents(once)[1])
+    assert len(more.messages) == 2 and len(contents(more)[1]) > len(contents(once)[1])
+
+
+def test_system_starts_over(llm: LLM) -> None:
+    terminal, _ = converse(llm, "Hello", "/system Answer in French.", "Hello")
+    assert [message["role"] for message in terminal.messages] == ["system", "user", "assistant"]
+
+
+def test_mistakes_are_explained(llm: LLM) -> None:
+    _, shown = converse(llm, "/what", "/retry", "/continue", "/help", "x " * 600)
+    assert "/what: no such command" in shown
+    assert "no message to answer" in shown and "no answer to continue" in shown
+    assert "context length" in shown
+
+
+def test_too_long_a_message_is_forgotten(llm: LLM) -> None:
+    terminal, _ = converse(llm, "x " * 600, "Hello")
+    assert contents(terminal)[0] == "Hello"

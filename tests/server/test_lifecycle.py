@@ -1,0 +1,177 @@
+"""Clients that hang up, an engine that is killed, ports that are taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from conftest import SETTINGS, RunningServer, start_server
+
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Tell me a very long story."}],
+    "max_tokens": 1900,
+    "ignore_eos": True,
+}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def running(server: RunningServer) -> float:
+    return server.metric("num_requests_running") + server.metric("num_requests_waiting")
+
+
+def test_hanging_up_a_stream_cancels(server: RunningServer) -> None:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/chat/completions", json={**LONG, "stream": True, "n": 2}
+    ) as response:
+        lines = response.iter_lines()
+        while "content" not in next(lines):
+            pass
+        wait_until(lambda: running(server) == 2)
+    wait_until(lambda: running(server) == 0)
+
+
+def test_hanging_up_before_the_answer_cancels(server: RunningServer) -> None:
+    before = server.metric("generation_tokens_total")
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/chat/completions", json=LONG, timeout=1.0)
+    wait_until(lambda: running(server) == 0)
+    wait_until(lambda: server.metric("generation_tokens_total") > before)
+    assert server.metric("generation_tokens_total") - before < LONG["max_tokens"]
+
+
+def test_metrics_count(server: RunningServer, client: openai.OpenAI) -> None:
+    def count(name: str) -> float:
+        return server.metric(name)
+
+    names = ("prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_count")
+    before = {name: count(name) for name in names}
+    reply = client.completions.create(model="smollm2", prompt="One, two,", max_tokens=4)
+    assert count(names[0]) - before[names[0]] == reply.usage.prompt_tokens
+    assert count(names[1]) - before[names[1]] == reply.usage.completion_tokens
+    assert count(names[2]) - before[names[2]] == 1
+    text = server.http.get("/metrics").text
+    for name in ("e2e_request_latency_seconds_bucket", "inter_token_latency_seconds_bucket"):
+        assert f"legato:{name}" in text
+
+
+def test_health_and_version(server: RunningServer) -> None:
+    assert server.http.get("/health").json() == {"status": "ready"}
+    assert server.http.get("/version").json()["version"].count(".") == 2
+
+
+@pytest.fixture(scope="module")
+def other(model_path: Path) -> Iterator[RunningServer]:
+    """A server to be hurt, with a key and a name of its own."""
+    started = start_server(
+        str(model_path), *SETTINGS, "--api-key", "secret", "--served-model-name", "mine"
+    )
+    yield started
+    started.process.terminate()
+    started.process.wait(20)
+
+
+def engine_pid(server: RunningServer) -> int:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    for pid in children.split():
+        if b"legato.engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise AssertionError("no engine process")
+
+
+def client_of(server: RunningServer, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", timeout=60, **options)
+
+
+def test_key_and_name(other: RunningServer) -> None:
+    client = client_of(other, max_retries=0)
+    assert [model.id for model in client.models.list()] == ["mine"]
+    reply = client.completions.create(model="mine", prompt="a", max_tokens=1)
+    assert reply.model == "mine"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="guess").models.list()
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="smollm2", prompt="a")
+
+
+def test_a_killed_engine_ends_streams_clearly_and_comes_back(other: RunningServer) -> None:
+    client = client_of(other, max_retries=0)
+    body = {**LONG, "stream": True}
+    headers = {"authorization": "Bearer secret"}
+    failures: list[Exception] = []
+
+    def unstreamed() -> None:
+        try:
+            client.chat.completions.create(
+                model="mine", messages=LONG["messages"], max_tokens=1900,
+                extra_body={"ignore_eos": True},
+            )  # fmt: skip
+        except openai.APIError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=unstreamed)
+    waiting.start()
+    url = f"{other.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as response:
+        lines = (line for line in response.iter_lines() if line)
+        while "content" not in next(lines):
+            pass
+        wait_until(lambda: running(other) == 2)
+        os.kill(engine_pid(other), signal.SIGKILL)
+        *_, last = lines
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["code"] == "engine_died" and "SIGKILL" in error["message"]
+    waiting.join(20)
+    assert isinstance(failures[0], openai.InternalServerError)
+    assert failures[0].code == "engine_died"
+    # The client's own retries (after 503 with Retry-After) bridge the restart.
+    patient = client_of(other, max_retries=10)
+    reply = patient.completions.create(model="mine", prompt="One, two,", max_tokens=3)
+    assert reply.usage.completion_tokens == 3
+    assert httpx.get(f"{other.url}/health").status_code == 200
+
+
+def test_a_taken_port_is_one_clear_line(server: RunningServer) -> None:
+    port = server.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "legato.cli", "serve", "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.stderr == (
+        f"legato: port {port} on 127.0.0.1 is taken: choose another one with --port\n"
+    )
+
+
+def test_an_unusable_model_is_one_clear_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+    command = [sys.executable, "-m", "legato.cli", "serve", str(broken), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "broken.gguf" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_it_ends_when_told_to(model_path: Path) -> None:
+    started = start_server(str(model_path), *SETTINGS)
+    engine = engine_pid(started)
+    connection = socket.create_connection(("127.0.0.1", int(started.url.rpartition(":")[2])))
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.wait(20) in (0, 130)
+    connection.close()
+    wait_until(lambda: not Path(f"/proc/{engine}").exists(), 5)

@@ -1,0 +1,143 @@
+"""``LLM`` gives the server's answers, without a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from conftest import MODEL, RunningServer, start_server
+
+import legato
+from legato import LLM, RequestError, SamplingParams
+
+QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(MODEL, kv_cache_memory=300_000_000, max_model_len=2048)
+
+
+def test_generate_takes_texts_and_token_ids(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=8)
+    text = "The capital of France is"
+    ids = llm.tokenizer.encode(text)
+    one, two, three = llm.generate([text, ids, "One, two,"], params, use_tqdm=False)
+    assert one.prompt == two.prompt == text and one.prompt_token_ids == ids
+    assert one.outputs[0].text == two.outputs[0].text != three.outputs[0].text
+    assert "Paris" in one.outputs[0].text
+    assert len(one.outputs[0].token_ids) == 8 and one.outputs[0].finish_reason == "length"
+    alone = llm.generate(text, params)
+    assert alone[0].outputs == one.outputs
+    assert llm.generate([], params) == []
+
+
+def test_params_for_each_prompt(llm: LLM) -> None:
+    each = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=2, n=2, logprobs=1)]
+    first, second = llm.generate(["a", "b"], each, use_tqdm=False)
+    assert len(first.outputs[0].token_ids) == 1 and first.outputs[0].logprobs is None
+    assert [len(output.token_ids) for output in second.outputs] == [2, 2]
+    shown = second.outputs[1]
+    for entry, token in zip(shown.logprobs or [], shown.token_ids, strict=True):
+        assert next(iter(entry)) == token and all(chance.logprob <= 0 for chance in entry.values())
+    with pytest.raises(RequestError, match="2 prompts, but 1 params"):
+        llm.generate(["a", "b"], each[:1])
+
+
+def test_chat_continues_the_assistant(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=16)
+    begun = [*QUESTION, {"role": "assistant", "content": "According to "}]
+    output = llm.chat(begun, params, use_tqdm=False)[0]
+    assert output.prompt.endswith("According to ")
+    new_turn, whole = (
+        llm.chat(messages, params, use_tqdm=False, add_generation_prompt=True)[0]
+        for messages in (begun, QUESTION)
+    )
+    assert "According to <|im_end|>" in new_turn.prompt
+    both = llm.chat([QUESTION, begun], params, use_tqdm=False)
+    assert [o.outputs[0].text for o in both] == [whole.outputs[0].text, output.outputs[0].text]
+
+
+def test_stop_and_stream(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=20)
+    prompt = llm.chat_prompt(QUESTION)
+    whole = "".join(piece.text for piece in llm.stream(prompt, params))
+    assert whole == llm.chat(QUESTION, params, use_tqdm=False)[0].outputs[0].text
+    stop = whole[5:9]
+    *_, last = llm.stream(prompt, SamplingParams(temperature=0, max_tokens=20, stop=[stop]))
+    assert (last.finish_reason, last.stop_reason) == ("stop", stop)
+    stream = llm.stream(prompt, params)
+    next(stream)
+    stream.close()
+    assert len(llm.generate(["a"], params, use_tqdm=False)[0].outputs[0].token_ids) <= 20
+
+
+def test_the_server_gives_the_same_answers(server: RunningServer, llm: LLM) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    params = SamplingParams(temperature=0.9, top_p=0.9, seed=7, n=2, max_tokens=12, logprobs=2)
+    reply = client.completions.create(
+        model=MODEL, prompt="Once upon a time", temperature=0.9, top_p=0.9, seed=7, n=2,
+        max_tokens=12, logprobs=2,
+    )  # fmt: skip
+    output = llm.generate("Once upon a time", params, use_tqdm=False)[0]
+    assert [o.text for o in output.outputs] == [choice.text for choice in reply.choices]
+    for ours, theirs in zip(output.outputs, reply.choices, strict=True):
+        logprobs = [next(iter(entry.values())).logprob for entry in ours.logprobs or []]
+        assert logprobs == theirs.logprobs.token_logprobs
+    begun = [*QUESTION, {"role": "assistant", "content": "It is "}]
+    chat = client.chat.completions.create(model=MODEL, messages=begun, temperature=0, max_tokens=12)
+    ours = llm.chat(begun, SamplingParams(temperature=0, max_tokens=12), use_tqdm=False)[0]
+    assert ours.outputs[0].text == chat.choices[0].message.content
+
+
+def test_requests_without_a_seed_repeat_as_a_sequence() -> None:
+    """A fresh LLM and a fresh server with the same ``seed`` draw the same seeds in order."""
+    settings = {"kv_cache_memory": 100_000_000, "max_model_len": 512}
+    llm = LLM(MODEL, seed=5, **settings)
+    params = SamplingParams(max_tokens=6)
+    ours = [llm.generate("Once", params, use_tqdm=False)[0].outputs[0].text for _ in range(3)]
+    fresh = start_server(
+        MODEL, "--seed", "5", "--kv-cache-memory", "100MB", "--max-model-len", "512"
+    )
+    try:
+        body = {"prompt": "Once", "max_tokens": 6, "temperature": 1.0}
+        replies = [httpx.post(f"{fresh.url}/v1/completions", json=body).json() for _ in range(3)]
+    finally:
+        fresh.process.terminate()
+        fresh.process.wait(20)
+    assert ours == [reply["choices"][0]["text"] for reply in replies]
+    assert len(set(ours)) > 1
+
+
+def test_the_public_names() -> None:
+    assert sorted(legato.__all__) == [
+        "CompletionOutput",
+        "ConfigError",
+        "ContextLengthError",
+        "EngineDeadError",
+        "EngineError",
+        "LLM",
+        "LegatoError",
+        "ModelError",
+        "RequestError",
+        "RequestOutput",
+        "SamplingParams",
+        "UnsupportedModelError",
+        "__version__",
+    ]
+    for name in legato.__all__:
+        assert getattr(legato, name) is not None
+    with pytest.raises(AttributeError):
+        legato.nothing  # noqa: B018
+
+
+def test_importing_legato_is_light() -> None:
+    program = "import sys, legato; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    modules = set(loaded.stdout.split())
+    assert "legato" in modules
+    assert not modules & {"numpy", "msgspec", "fastapi", "tokenizers", "rich", "legato.llm"}
