@@ -87,7 +87,7 @@ class Engine:
         """The counters, as they are now, in the engine's own struct: read it, do not keep it."""
         stats, pool = self._stats, self._cache.pool
         stats.running = len(self._scheduler.running)
-        stats.waiting = len(self._scheduler.sequences) - stats.running
+        stats.waiting = self._scheduler.num_waiting
         stats.blocks_free = pool.num_free
         stats.blocks_cached = pool.num_cached
         stats.blocks_used = pool.num_used

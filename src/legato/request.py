@@ -78,7 +78,7 @@ class TokenLogprobs(msgspec.Struct):
     rank: int
 
 
-class Output(msgspec.Struct, kw_only=True):
+class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one engine step added to one choice of a request."""
 
     request_id: str

@@ -95,6 +95,10 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + sum(map(len, self._followers.values()))
+
+    @property
     def sequences(self) -> list[Sequence]:
         """All that are not finished."""
         followers = [follower for group in self._followers.values() for follower in group]
@@ -169,7 +173,9 @@ class Scheduler:
         self.cache.index_full(sequence.hold, sequence.ids, sequence.num_computed)
         if sequence in self._followers and sequence.is_prompt_computed:
             self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
-            self._queue_followers(sequence)
+            for follower in self._followers.pop(sequence):
+                follower.num_cached = sequence.num_cached
+                insort(self.waiting, follower, key=lambda s: s.key)
 
     def remove(self, sequence: Sequence) -> None:
         """It is finished or cancelled, wherever it is."""
@@ -182,14 +188,10 @@ class Scheduler:
             for group in self._followers.values():
                 if sequence in group:
                     group.remove(sequence)
-        self._queue_followers(sequence)
+        if followers := self._followers.pop(sequence, None):  # the prompt is not computed
+            self.add(followers)
 
     def _release(self, sequence: Sequence) -> None:
         self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
         self.cache.release(sequence.hold)
         sequence.num_computed = 0
-
-    def _queue_followers(self, leader: Sequence) -> None:
-        for follower in self._followers.pop(leader, ()):
-            follower.num_cached = leader.num_cached or 0
-            insort(self.waiting, follower, key=lambda s: s.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from enum import StrEnum
@@ -28,6 +29,7 @@ from legato.models.info import ModelInfo
 from legato.request import Output, Request
 from legato.server.child import Child
 
+LOG = logging.getLogger(__name__)
 ATTEMPT_DELAYS = (0.0, 0.5, 2.0)  # seconds before each attempt to start an engine
 
 
@@ -187,14 +189,18 @@ class EngineClient:
         self.state = EngineState.RESTARTING
         try:
             await self._launch()
-        except LegatoError:
+            LOG.warning("another engine is ready")
+        except LegatoError as error:
             self.state = EngineState.DEAD
+            LOG.error("no engine could be started: %s", error)  # noqa: TRY400 - it says all
 
     def _on_death(self, child: Child) -> None:
         error = EngineDeadError(child.obituary)
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(error)
             return
+        if not self._stopped:
+            LOG.error("%s; %d requests were open", error, len(self._streams))
         for stream in self._streams.values():
             stream.put(error)
         for check in self._checks:

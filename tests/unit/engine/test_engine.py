@@ -219,3 +219,17 @@ def test_a_failed_first_step_leaves_nothing_wrong_in_the_cache() -> None:
     again = ask("again", [*range(18), 13])
     engine.add(again)
     assert tokens(run(engine), "again") == expected(again, 0, 1000)[0]
+
+
+def test_when_the_first_choice_is_cancelled_another_one_computes_the_prompt() -> None:
+    program = FakeProgram()
+    engine = Engine(program, model_info(), EngineConfig(max_num_batched_tokens=20))
+    request = ask("a", list(range(40)), n=3)
+    engine.add(request)
+    engine.step()
+    engine.cancel("a", 0)
+    engine.check_integrity()
+    outputs = run(engine)
+    assert program.rows[:4] == [20, 20, 2, 2]  # the second choice goes on from what was computed
+    for index in (1, 2):
+        assert tokens(outputs, "a", index) == expected(request, index, 1000)[0]

@@ -1,0 +1,108 @@
+"""Block pool and prefix index, each against a naive model."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from legato.batch import BLOCK_SIZE
+from legato.cache.blocks import BlockPool
+from legato.cache.kv import Hold, KVCache
+from legato.cache.prefix import PrefixIndex, common_length
+from legato.errors import EngineError
+
+
+def test_the_least_recently_used_block_is_given_away() -> None:
+    forgotten: list[int] = []
+    pool = BlockPool(3, forgotten.append)
+    a, b, c = pool.take(), pool.take(), pool.take()
+    for block in (a, b, c):
+        pool.keep(block)
+    for block in (b, a, c):
+        pool.release(block)
+    pool.retain(b)
+    pool.release(b)
+    assert [pool.take(), pool.take(), pool.take()] == [a, c, b] == forgotten
+    with pytest.raises(EngineError, match="no KV block is available"):
+        pool.take()
+
+
+def test_integrity_finds_what_is_wrong() -> None:
+    pool = BlockPool(4, lambda block: None)
+    held, kept = pool.take(), pool.take()
+    pool.keep(kept)
+    pool.release(kept)
+    pool.check_integrity(Counter([held]), {kept})
+    with pytest.raises(EngineError, match="1 references, 0 holders"):
+        pool.check_integrity(Counter(), {kept})
+    with pytest.raises(EngineError, match="the index differs"):
+        pool.check_integrity(Counter([held]), set())
+    with pytest.raises(EngineError, match="more often than held"):
+        pool.release(kept)
+
+
+streams = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=12)
+
+
+@given(streams, st.lists(st.integers(0, 2), min_size=1, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_the_longest_known_beginning_is_found(known: list[list[int]], wanted: list[int]) -> None:
+    index = PrefixIndex()
+    block = 0
+    for tokens in known:
+        node = None
+        for start in range(0, len(tokens), BLOCK_SIZE):
+            part = tuple(tokens[start : start + BLOCK_SIZE])
+            node, _ = index.insert(node, "", part, block)
+            block += 1
+        index.check_integrity()
+    match = index.match("", wanted)
+    found = len(match.nodes) * BLOCK_SIZE + match.tail_length
+    assert found == max(common_length(tokens, wanted) for tokens in known)
+    assert index.match("other salt", wanted).nodes == []
+
+
+def test_a_longer_tail_replaces_a_shorter_one() -> None:
+    index = PrefixIndex()
+    index.insert(None, "", (1, 2), 0)
+    node, replaced = index.insert(None, "", (1, 2, 3), 1)
+    assert replaced is not None and replaced.block == 0 and index.blocks == {1}
+    assert index.insert(None, "", (1, 2), 2) == (node, None)
+    index.forget(1)
+    assert len(index) == 0 and index.match("", [1, 2]).tail is None
+
+
+def test_a_claim_that_fails_changes_nothing() -> None:
+    cache = KVCache(num_blocks=4, lanes=2, max_len=64)
+    tokens = np.arange(40, dtype=np.int32)
+    first = Hold("")
+    assert cache.claim(first, tokens, 39, spare=0) == 0
+    cache.index_tail(first, tokens, 40)
+    assert cache.claim(Hold(""), tokens, 39, spare=1) is None
+    cache.check_integrity([first])
+    second = Hold("")
+    # The third block would have to be copied, and there is one block left for the copy.
+    assert cache.claim(second, tokens, 39, spare=0) == 39
+    assert second.copy == (first.blocks[2], second.blocks[2])
+    cache.check_integrity([first, second])
+    assert not cache.extend(second, 49) and cache.extend(second, 48)
+    for hold in (first, second):
+        cache.release(hold)
+    cache.check_integrity([])
+    assert cache.pool.num_cached == 3
+
+
+def test_a_copy_is_given_up_when_its_source_is_the_missing_block() -> None:
+    cache = KVCache(num_blocks=3, lanes=1, max_len=64)
+    tokens = np.arange(40, dtype=np.int32)
+    hold = Hold("")
+    cache.claim(hold, tokens, 39, spare=0)
+    cache.index_tail(hold, tokens, 40)
+    cache.release(hold)
+    assert cache.claim(hold, tokens, 39, spare=0) == 32
+    assert hold.copy is None
+    cache.check_integrity([hold])
