@@ -58,9 +58,20 @@ void bench(const Kernels& table, const Case& c, int threads) {
   }
   const int width = c.heads * c.head_dim;
   std::vector<float> q(positions.size() * (size_t)width, 0.1f), out(q.size());
-  AttentionArgs a{q.data(), width, out.data(), width, {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks},
-                  positions.data(), sequences.data(), tables.data(), blocks_each, (int)positions.size(), c.heads,
-                  c.window, 0.125f, 0};
+  AttentionArgs a{q.data(),
+                  width,
+                  out.data(),
+                  width,
+                  {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks},
+                  positions.data(),
+                  sequences.data(),
+                  tables.data(),
+                  blocks_each,
+                  (int)positions.size(),
+                  c.heads,
+                  c.window,
+                  0.125f,
+                  0};
   std::vector<char> memory(table.attention_scratch(a, threads) + 64);
   char* scratch = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64;
   Barrier barrier(threads);

@@ -11,7 +11,7 @@
 namespace legato::LEGATO_ISA {
 namespace {
 
-constexpr int kUnitFloats = 4096;  // scaled queries of a unit stay in the first-level cache
+constexpr int kUnitFloats = 4096;       // scaled queries of a unit stay in the first-level cache
 constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw tiles would be larger is not cut
 constexpr float kLog2E = 1.44269504088896341f;
 
@@ -107,19 +107,19 @@ struct Running {
 
 // What a thread leaves for phase 1.
 struct Header {
-  Unit head;            // the unit that it began but did not finish; rows == 0: none
+  Unit head;                 // the unit that it began but did not finish; rows == 0: none
   int tail_begin, tail_end;  // raw tiles of the unit that it entered midway; empty: none
-  bool tail_finishes;   // the last tile of that unit is among them
+  bool tail_finishes;        // the last tile of that unit is among them
 };
 
 // One thread's part of the scratch memory.
 struct Desk {
   Header* header;
-  float* queries;    // scaled; per sub-block [head_dim][NQ]
-  float* state;      // [queries][padded]
-  float* scores;     // [kMaxQueries][kTile]
-  Running* running;  // [sub-blocks]
-  float* raw_state;  // [tiles][queries][padded]
+  float* queries;        // scaled; per sub-block [head_dim][NQ]
+  float* state;          // [queries][padded]
+  float* scores;         // [kMaxQueries][kTile]
+  Running* running;      // [sub-blocks]
+  float* raw_state;      // [tiles][queries][padded]
   Running* raw_running;  // [tiles][sub-blocks]
 };
 
@@ -495,9 +495,12 @@ void run(const AttentionArgs& a, void* scratch, int phase, int thread, int threa
 
 void attention(const AttentionArgs& a, void* scratch, int phase, int thread, int threads) {
   switch (a.kv.type) {
-    case KvType::F16: return run<HalfElement>(a, scratch, phase, thread, threads);
-    case KvType::BF16: return run<BrainElement>(a, scratch, phase, thread, threads);
-    case KvType::F32: return run<SingleElement>(a, scratch, phase, thread, threads);
+    case KvType::F16:
+      return run<HalfElement>(a, scratch, phase, thread, threads);
+    case KvType::BF16:
+      return run<BrainElement>(a, scratch, phase, thread, threads);
+    case KvType::F32:
+      return run<SingleElement>(a, scratch, phase, thread, threads);
   }
 }
 

@@ -205,8 +205,7 @@ inline void value_range(const TileBlocks<E>& tile, const Visible& seen, const fl
   if constexpr (ND > 1) {
     value_range<E, NQ, ND / 2>(tile, seen, weights, blend, head_dim, column, state, state_stride);
   } else {
-    value_columns<E, NQ, 1, true>(tile, seen, weights, blend, head_dim, column, head_dim - column, state,
-                                  state_stride);
+    value_columns<E, NQ, 1, true>(tile, seen, weights, blend, head_dim, column, head_dim - column, state, state_stride);
   }
 }
 

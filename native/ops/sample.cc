@@ -11,27 +11,28 @@
 namespace legato::LEGATO_ISA {
 namespace {
 
-constexpr int64_t kSumBlock = 1024;      // values whose weights are added in floats, lane by lane
-constexpr float kGreedyBelow = 1e-5f;    // a lower temperature takes the greatest value
+constexpr int64_t kSumBlock = 1024;    // values whose weights are added in floats, lane by lane
+constexpr float kGreedyBelow = 1e-5f;  // a lower temperature takes the greatest value
 constexpr float kHidden = -__builtin_inff();
 
 struct Desk {
   float* values;          // [vocab] logits after bias and penalties
+  float* weights;         // [vocab] exp((value - greatest) / temperature)
   int32_t* counts;        // [vocab] occurrences of the tokens under a penalty; others are not initialised
-  Candidate* candidates;  // [vocab + 16 * 16]
+  Candidate* candidates;  // [vocab]
   double* sums;           // [vocab / kSumBlock + 1]
 };
 
 constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 size_t lay_out(int64_t vocab, char* base, Desk* desk) {
-  const size_t floats = align64(4 * (size_t)vocab), candidates = align64(sizeof(Candidate) * ((size_t)vocab + 256));
+  const size_t floats = align64(4 * (size_t)vocab), candidates = align64(sizeof(Candidate) * (size_t)vocab);
   const size_t sums = align64(8 * ((size_t)(vocab / kSumBlock) + 1));
   if (desk) {
-    *desk = {(float*)base, (int32_t*)(base + floats), (Candidate*)(base + 2 * floats),
-             (double*)(base + 2 * floats + candidates)};
+    *desk = {(float*)base, (float*)(base + floats), (int32_t*)(base + 2 * floats), (Candidate*)(base + 3 * floats),
+             (double*)(base + 3 * floats + candidates)};
   }
-  return 2 * floats + candidates + sums;
+  return 3 * floats + candidates + sums;
 }
 
 // Philox4x32-10 (Salmon et al. 2011), counter (position, 0), key seed; 53 bits of it as a number in [0, 1).
@@ -93,13 +94,10 @@ double block_sum(const float* x, int64_t n, float top, float scale) {
   return (double)reduce_add(sum);
 }
 
-// The sum over the whole row; each block's own sum too, unless sums is null.
-double total_weight(const float* x, int64_t n, float top, float scale, double* sums) {
+double total_weight(const float* x, int64_t n, float top, float scale) {
   double total = 0;
   for (int64_t i = 0; i < n; i += kSumBlock) {
-    const double sum = block_sum(x + i, n - i < kSumBlock ? n - i : kSumBlock, top, scale);
-    if (sums) sums[i / kSumBlock] = sum;
-    total += sum;
+    total += block_sum(x + i, n - i < kSumBlock ? n - i : kSumBlock, top, scale);
   }
   return total;
 }
@@ -156,10 +154,53 @@ const float* adjust(const float* logits, int64_t vocab, const SampleRow& r, cons
   return desk.values;
 }
 
-// Draws from the whole row: finds the block of the cumulative sum, then the token within it.
-int32_t draw_from_all(const float* x, int64_t n, float top, float scale, double u, double* sums) {
-  double rest = u * total_weight(x, n, top, scale, sums);
+// The tokens that min-p and top-p leave: those with a greater value, and of those with this value the ids up to `id`.
+struct Border {
+  float value;
+  int32_t id;
+};
+// Lanes [at, at + 16) of a row that the border leaves.
+Mask16 lanes_held(Border border, F32x16 value, int64_t at) {
+  const F32x16 limit = F32x16::splat(border.value);
+  const int64_t equal_lanes = border.id - at + 1;  // of those equal to the limit
+  const unsigned low = equal_lanes >= 16 ? 0xffffu : equal_lanes <= 0 ? 0u : (1u << equal_lanes) - 1u;
+  return (Mask16)(less(limit, value) | (equal(limit, value) & low));
+}
+
+// Sum of the weights of values >= low; *count: how many.
+double mass_from(const float* x, const float* weights, int64_t n, float low, int64_t* count) {
+  const F32x16 limit = F32x16::splat(low);
+  double mass = 0;
+  *count = 0;
+  for (int64_t begin = 0; begin < n; begin += kSumBlock) {
+    const int64_t end = n - begin < kSumBlock ? n : begin + kSumBlock;
+    F32x16 sum = F32x16::zero();
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const Mask16 below = less(load_or_hidden(x, i, n), limit);
+      const F32x16 weight =
+          i + kLanes <= n ? F32x16::load(weights + i) : F32x16::load_partial(weights + i, (int)(n - i));
+      sum = sum + select(below, F32x16::zero(), weight);
+      *count += 16 - __builtin_popcount((unsigned)below);
+    }
+    mass += (double)reduce_add(sum);
+  }
+  return mass;
+}
+
+// Draws a token by the weights that weigh(i) gives for tokens i .. i + 15: finds the block of the cumulative sum,
+// then the token within it.
+template <class F>
+int32_t draw(int64_t n, double u, double* sums, const F& weigh) {
   const int64_t blocks = (n + kSumBlock - 1) / kSumBlock;
+  const auto end_of = [&](int64_t b) { return (b + 1) * kSumBlock < n ? (b + 1) * kSumBlock : n; };
+  double total = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    F32x16 sum = F32x16::zero();
+    for (int64_t i = b * kSumBlock; i < end_of(b); i += kLanes) sum = sum + weigh(i);
+    sums[b] = (double)reduce_add(sum);
+    total += sums[b];
+  }
+  double rest = u * total;
   int64_t b = 0, last = 0;
   for (; b < blocks; ++b) {
     if (sums[b] > 0) last = b;
@@ -168,10 +209,9 @@ int32_t draw_from_all(const float* x, int64_t n, float top, float scale, double 
   }
   if (b == blocks) b = last;  // rounding carried the draw past the end
   int32_t chosen = -1;
-  const int64_t end = (b + 1) * kSumBlock < n ? (b + 1) * kSumBlock : n;
-  for (int64_t i = b * kSumBlock; i < end; i += kLanes) {
+  for (int64_t i = b * kSumBlock; i < end_of(b); i += kLanes) {
     float weight[kLanes];
-    exp((load_or_hidden(x, i, n) - F32x16::splat(top)) * F32x16::splat(scale)).store(weight);
+    weigh(i).store(weight);
     for (int j = 0; j < kLanes; ++j) {
       if (weight[j] == 0.0f) continue;
       chosen = (int32_t)i + j;
@@ -211,45 +251,104 @@ int32_t draw_from(const Candidate* c, int64_t n, double u) {
   return chosen;
 }
 
-// The tokens that min-p and top-k leave, weighed, or all those that top-p could keep; *mass: of what they leave.
-int64_t shortlist(const float* x, int64_t vocab, const SampleRow& r, float top, float scale, Candidate* c,
-                  double* mass) {
-  float limit = kHidden;  // of min-p: value >= greatest + temperature * ln(min_p)
-  if (r.min_p > 0) limit = (float)((double)top + (double)r.temperature * __builtin_log((double)r.min_p));
-  if (limit > top) limit = top;
-  int64_t n;
-  if (r.top_k > 0 && r.top_k < vocab) {
-    n = select_top(x, vocab, r.top_k, c);
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (c[i].value >= limit && c[i].value > kHidden) c[kept++] = c[i];
+// min-p as a limit of values: greatest + temperature * ln(min_p).
+float limit_of(const SampleRow& r, float top) {
+  if (!(r.min_p > 0)) return kHidden;
+  const float limit = (float)((double)top + (double)r.temperature * __builtin_log((double)r.min_p));
+  return limit > top ? top : limit;
+}
+
+// The weights of values >= limit (0 elsewhere) and their sum.
+double weigh_all(const float* x, int64_t n, float top, float scale, float limit, float* weights) {
+  const F32x16 t = F32x16::splat(top), s = F32x16::splat(scale), least = F32x16::splat(limit);
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kSumBlock) {
+    const int64_t end = n - begin < kSumBlock ? n : begin + kSumBlock;
+    F32x16 sum = F32x16::zero();
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const F32x16 value = load_or_hidden(x, i, n);
+      const F32x16 weight = select(less(value, least), F32x16::zero(), exp((value - t) * s));
+      weight.store_partial(weights + i, (int)(n - i < kLanes ? n - i : kLanes));
+      sum = sum + weight;
     }
-    n = kept;
-  } else if (r.min_p > 0) {
-    n = collect(x, vocab, limit, c);
-  } else {
-    // Tokens below the threshold weigh (1 - p) of all together at most, so that top-p drops every one of them.
-    *mass = total_weight(x, vocab, top, scale, nullptr);
-    const double least = (1.0 - (double)r.top_p) * *mass / (double)vocab;
-    n = collect(x, vocab, (float)((double)top + (double)r.temperature * __builtin_log(least * 0.999)), c);
-    weigh(c, n, top, scale);
-    return n;
+    total += (double)reduce_add(sum);
+  }
+  return total;
+}
+
+// Where top-p ends among the values >= limit. The value is bracketed by halving until few tokens are left between
+// the brackets, and only these are put in order.
+Border nucleus(const float* x, int64_t vocab, const SampleRow& r, float top, float scale, float limit,
+               const Desk& desk) {
+  const double total = weigh_all(x, vocab, top, scale, limit, desk.weights), target = (double)r.top_p * total;
+  // Tokens below this weigh (1 - p) of all together at most, so that top-p drops every one of them.
+  const double least = 0.999 * (1.0 - (double)r.top_p) * total / (double)vocab;
+  float low = (float)((double)top + (double)r.temperature * __builtin_log(least)), high = __builtin_inff();
+  if (low < limit) low = limit;
+  int64_t count, count_above = 0;
+  double above = 0;  // mass of values >= high: less than the target, while those >= low reach it
+  mass_from(x, desk.weights, vocab, low, &count);
+  while (count - count_above > 512) {
+    const float middle = 0.5f * (low + (high < top ? high : top));
+    if (!(middle > low && middle < high)) break;
+    int64_t n;
+    const double mass = mass_from(x, desk.weights, vocab, middle, &n);
+    if (mass >= target) {
+      low = middle;
+      count = n;
+    } else {
+      high = middle;
+      count_above = n;
+      above = mass;
+    }
+  }
+  Candidate* c = desk.candidates;
+  int64_t n = collect(x, vocab, low, high, c), kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (c[i].value >= high) continue;
+    c[kept] = c[i];
+    c[kept].weight = desk.weights[c[i].id];
+    ++kept;
+  }
+  n = select_mass(c, kept, target - above);
+  Candidate last = c[0];
+  for (int64_t i = 1; i < n; ++i) last = before(last, c[i]) ? c[i] : last;
+  return {last.value, last.id};
+}
+
+int32_t pick_of_top_k(const float* x, int64_t vocab, const SampleRow& r, float top, float scale, double u,
+                      Candidate* c) {
+  const float limit = limit_of(r, top);
+  const int64_t found = select_top(x, vocab, r.top_k, c);
+  int64_t n = 0;
+  for (int64_t i = 0; i < found; ++i) {
+    if (c[i].value >= limit && c[i].value > kHidden) c[n++] = c[i];
   }
   weigh(c, n, top, scale);
-  *mass = mass_of(c, n);
-  return n;
+  if (r.top_p < 1.0f) n = select_mass(c, n, (double)r.top_p * mass_of(c, n));
+  return draw_from(c, n, u);
 }
 
 int32_t pick(const float* x, int64_t vocab, const SampleRow& r, float top, const Desk& desk) {
   if (!(r.temperature >= kGreedyBelow)) return first_equal(x, vocab, top);
   const float scale = 1.0f / r.temperature;
   const double u = uniform(r.seed, r.output_position);
-  const bool top_k = r.top_k > 0 && r.top_k < vocab, top_p = r.top_p < 1.0f;
-  if (!top_k && !top_p && !(r.min_p > 0)) return draw_from_all(x, vocab, top, scale, u, desk.sums);
-  double mass;
-  int64_t n = shortlist(x, vocab, r, top, scale, desk.candidates, &mass);
-  if (top_p) n = select_mass(desk.candidates, n, (double)r.top_p * mass);
-  return draw_from(desk.candidates, n, u);
+  if (r.top_k > 0 && r.top_k < vocab) return pick_of_top_k(x, vocab, r, top, scale, u, desk.candidates);
+  if (r.top_p < 1.0f) {
+    const Border border = nucleus(x, vocab, r, top, scale, limit_of(r, top), desk);
+    return draw(vocab, u, desk.sums, [&](int64_t i) {
+      const int n = (int)(vocab - i < kLanes ? vocab - i : kLanes);
+      return select(lanes_held(border, load_or_hidden(x, i, vocab), i), F32x16::load_partial(desk.weights + i, n),
+                    F32x16::zero());
+    });
+  }
+  if (r.min_p > 0) {
+    const int64_t n = collect(x, vocab, limit_of(r, top), top, desk.candidates);
+    weigh(desk.candidates, n, top, scale);
+    return draw_from(desk.candidates, n, u);
+  }
+  const F32x16 t = F32x16::splat(top), s = F32x16::splat(scale);
+  return draw(vocab, u, desk.sums, [&](int64_t i) { return exp((load_or_hidden(x, i, vocab) - t) * s); });
 }
 
 int32_t count_greater(const float* x, int64_t n, float value) {
@@ -262,7 +361,7 @@ int32_t count_greater(const float* x, int64_t n, float value) {
 }
 
 void report(const float* logits, int64_t vocab, const SampleRow& r, float top, const Desk& desk, SampleResult& out) {
-  const double log_sum = __builtin_log(total_weight(logits, vocab, top, 1.0f, nullptr));
+  const double log_sum = __builtin_log(total_weight(logits, vocab, top, 1.0f));
   const auto logprob = [&](float x) { return (float)((double)x - (double)top - log_sum); };
   if (out.token >= 0) {
     out.logprob = logprob(logits[out.token]);

@@ -9,7 +9,7 @@ namespace legato::LEGATO_ISA {
 namespace {
 
 struct Candidate {
-  float value;   // after bias and penalties, before temperature
+  float value;  // after bias and penalties, before temperature
   int32_t id;
   float weight;  // exp((value - greatest) / temperature)
 };
@@ -102,13 +102,13 @@ inline void sort_falling(Candidate* c, int64_t n) {
   }
 }
 
-// Appends every token with value >= threshold, ids rising.
-inline int64_t collect(const float* values, int64_t vocab, float threshold, Candidate* out) {
-  const F32x16 limit = F32x16::splat(threshold);
+// Every token with low <= value <= high, ids rising.
+inline int64_t collect(const float* values, int64_t vocab, float low, float high, Candidate* out) {
+  const F32x16 least = F32x16::splat(low), most = F32x16::splat(high);
   int64_t n = 0;
   for (int64_t at = 0; at < vocab; at += kLanes) {
     const F32x16 x = load_or_hidden(values, at, vocab);
-    unsigned m = (unsigned)(Mask16)~less(x, limit);
+    unsigned m = (unsigned)(Mask16) ~(less(x, least) | less(most, x));
     if (vocab - at < kLanes) m &= (1u << (vocab - at)) - 1u;
     for (; m != 0; m &= m - 1) {
       const int32_t id = (int32_t)at + __builtin_ctz(m);
@@ -122,12 +122,13 @@ inline int64_t collect(const float* values, int64_t vocab, float threshold, Cand
 // that is less. The count-th greatest of at least `count` maxima of disjoint sets bounds the count-th greatest value
 // from below, so that few tokens remain to be looked at.
 inline int64_t select_top(const float* values, int64_t vocab, int64_t count, Candidate* out) {
-  if (count >= vocab) return collect(values, vocab, -__builtin_inff(), out);
+  const float infinity = __builtin_inff();
+  if (count >= vocab) return collect(values, vocab, -infinity, infinity, out);
   const int64_t vectors = vocab / kLanes;
   // Vectors under one vector of maxima; for a count of one, all of them (16 maxima are more than enough).
   int64_t stripe = vectors * kLanes / (8 * count);
   stripe = stripe < vectors ? stripe : vectors;
-  float threshold = -__builtin_inff();
+  float threshold = -infinity;
   if (stripe >= 2) {
     int64_t n = 0;
     for (int64_t v = 0; v + stripe <= vectors; v += stripe) {
@@ -141,7 +142,7 @@ inline int64_t select_top(const float* values, int64_t vocab, int64_t count, Can
     threshold = out[0].value;
     for (int64_t i = 1; i < count; ++i) threshold = out[i].value < threshold ? out[i].value : threshold;
   }
-  const int64_t n = collect(values, vocab, threshold, out);
+  const int64_t n = collect(values, vocab, threshold, infinity, out);
   select_count(out, n, count);
   return count;
 }

@@ -93,8 +93,20 @@ struct Scene {
   AttentionArgs args(float* out) {
     const int width = c.heads * c.head_dim;
     const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks};
-    return {q.data(), width, out, width, layer, positions.data(), sequences.data(), tables.data(), stride,
-            (int)positions.size(), c.heads, c.window, 1.0f / std::sqrt((float)c.head_dim), c.softcap};
+    return {q.data(),
+            width,
+            out,
+            width,
+            layer,
+            positions.data(),
+            sequences.data(),
+            tables.data(),
+            stride,
+            (int)positions.size(),
+            c.heads,
+            c.window,
+            1.0f / std::sqrt((float)c.head_dim),
+            c.softcap};
   }
 };
 

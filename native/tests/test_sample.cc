@@ -119,8 +119,8 @@ void distribution(const std::string& name, const std::vector<float>& logits, Sam
     chi += (rest_seen - rest) * (rest_seen - rest) / rest;
     ++cells;
   }
-  expect(chi < cells + 6 * std::sqrt(2.0 * cells) + 6, name + ": chi-square " + std::to_string(chi) + " of " +
-                                                           std::to_string(cells) + " cells");
+  expect(chi < cells + 6 * std::sqrt(2.0 * cells) + 6,
+         name + ": chi-square " + std::to_string(chi) + " of " + std::to_string(cells) + " cells");
 }
 
 void distributions() {
@@ -128,10 +128,10 @@ void distributions() {
     float temperature, top_p, min_p;
     int top_k;
   };
-  const Setting settings[] = {{1, 1, 0, 0},      {0.7f, 1, 0, 0},    {1.5f, 0.9f, 0, 0},    {1, 0.5f, 0, 0},
-                              {1, 1, 0.1f, 0},   {1, 1, 0, 5},       {0.8f, 0.8f, 0, 20},   {1, 0.95f, 0.02f, 40},
-                              {2, 0.99f, 0, 0},  {1, 0.3f, 0.2f, 3}, {1, 0.0001f, 0, 0},    {1, 1, 1, 0},
-                              {1, 0.9f, 0.05f, 0}, {1, 1, 0, 1},     {1.3f, 1, 0.01f, 500}, {1, 0.97f, 0, 1000000}};
+  const Setting settings[] = {{1, 1, 0, 0},        {0.7f, 1, 0, 0},    {1.5f, 0.9f, 0, 0},    {1, 0.5f, 0, 0},
+                              {1, 1, 0.1f, 0},     {1, 1, 0, 5},       {0.8f, 0.8f, 0, 20},   {1, 0.95f, 0.02f, 40},
+                              {2, 0.99f, 0, 0},    {1, 0.3f, 0.2f, 3}, {1, 0.0001f, 0, 0},    {1, 1, 1, 0},
+                              {1, 0.9f, 0.05f, 0}, {1, 1, 0, 1},       {1.3f, 1, 0.01f, 500}, {1, 0.97f, 0, 1000000}};
   for (size_t vocab : {1u, 7u, 40u, 3001u}) {
     const std::vector<float> logits = random_logits(vocab, 2, (unsigned)vocab);
     for (const Setting& s : settings) {
@@ -258,9 +258,7 @@ void broken_rows() {
 // Every instruction set and any content of the scratch memory: the same token and the same bits.
 void same_everywhere() {
   std::mt19937 random(17);
-  const auto between = [&](float low, float high) {
-    return std::uniform_real_distribution<float>(low, high)(random);
-  };
+  const auto between = [&](float low, float high) { return std::uniform_real_distribution<float>(low, high)(random); };
   for (int i = 0; i < 150; ++i) {
     const size_t vocab = i % 3 ? 1 + random() % 5000 : 49152;
     std::vector<float> logits = random_logits(vocab, between(0.1f, 5), (unsigned)i);
