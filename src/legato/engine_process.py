@@ -134,9 +134,8 @@ def failure(error: Exception) -> Failed:
 def main(address: str, loader: str, parent: str) -> int:
     """Returns the exit code."""
     die_with(int(parent))
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group: the parent decides
+    for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, systemd: the parent decides
+        signal.signal(sent_to_all, signal.SIG_IGN)
     wire = Wire(address)
     wire.send(Loading("starting"))
     start = wire.receive()

@@ -136,6 +136,19 @@ def test_death_is_noticed_at_once_and_another_engine_started() -> None:
     asyncio.run(scenario())
 
 
+def test_signals_to_the_whole_group_leave_the_engine_to_its_parent() -> None:
+    async def scenario() -> None:
+        async with running() as client:
+            pid = client.pid
+            assert pid is not None
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(pid, number)
+            assert len(await collect(client, ask("a", [1], max_tokens=3))) == 3
+            assert client.pid == pid
+
+    asyncio.run(scenario())
+
+
 def test_a_request_that_kills_the_engine() -> None:
     async def scenario() -> None:
         async with running("slow") as client:
