@@ -1,0 +1,50 @@
+"""``legato bench`` as it is typed, on the real model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import RunningServer
+
+from legato.cli import main
+
+
+def bench(tmp_path: Path, *words: str) -> dict[str, dict[str, float]]:
+    """The medians and spreads that the command wrote."""
+    report = tmp_path / "report.json"
+    assert main(["bench", *words, "--json", str(report)]) == 0
+    content = json.loads(report.read_text())
+    assert content["command"] == words[0]
+    assert content["machine"]["processors"] > 0
+    summary: dict[str, dict[str, float]] = content["summary"]
+    return summary
+
+
+def test_serve(server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "serve --num-prompts 6 --concurrency 3 --input-len 40 --output-len 8 --rounds 2"
+    figures = bench(tmp_path, *words.split(), "--base-url", server.url)
+    assert 0 < figures["ttft_p50_ms"]["median"] <= figures["ttft_p99_ms"]["median"]
+    assert figures["output_tokens_per_s"]["min"] > 0
+    assert "smollm2" in capsys.readouterr().out
+
+
+def test_serve_with_a_shared_prefix_at_a_rate(server: RunningServer, tmp_path: Path) -> None:
+    words = "serve --num-prompts 4 --request-rate 50 --input-len 64 --shared-prefix 48 --seed 9"
+    figures = bench(tmp_path, *words.split(), "--output-len", "4", "--base-url", server.url)
+    assert figures["end_to_end_p50_ms"]["median"] > 0
+
+
+def test_serve_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9"]) == 1
+    assert "no server at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["latency", "throughput --num-prompts 3"])
+def test_in_process(command: str, model_path: Path, tmp_path: Path) -> None:
+    words = [*command.split(), "--input-len", "24", "--output-len", "6", "--rounds", "2"]
+    figures = bench(tmp_path, *words, "--model", str(model_path), "--kv-cache-memory", "64MiB")
+    assert figures["memory_mib"]["median"] > 50
+    expected = "decode_tokens_per_s" if command == "latency" else "output_tokens_per_s"
+    assert figures[expected]["min"] > 0
