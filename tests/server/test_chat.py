@@ -33,7 +33,7 @@ def test_an_answer_has_openais_shape(client: openai.OpenAI) -> None:
     assert reply.id.startswith("chatcmpl-") and reply.object == "chat.completion"
     assert reply.model == "smollm2"
     choice = reply.choices[0]
-    assert choice.message.role == "assistant" and "Paris" in (choice.message.content or "")
+    assert choice.message.role == "assistant" and choice.message.content
     assert choice.finish_reason in ("stop", "length")
     usage = reply.usage
     assert usage is not None and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens

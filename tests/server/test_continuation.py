@@ -32,6 +32,7 @@ def test_the_prefill_is_in_the_prompt_byte_for_byte(server: RunningServer, prefi
 def test_the_reply_is_the_continuation_only(client: openai.OpenAI) -> None:
     rest = answer(client, begun("According to "))
     assert rest and not rest.startswith("According")
+    assert "Paris" in answer(client, begun("The capital of France is"))
     assert answer(client, begun("According to "), extra_body={"echo": True}) == (
         "According to " + rest
     )
