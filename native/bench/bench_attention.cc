@@ -1,4 +1,5 @@
-// Time of one attention layer for the shapes that matter. Usage: bench_attention [isa] [threads]
+// Time of one attention layer for the shapes that matter. Usage: bench_attention [isa] [threads] [part of a shape's
+// name]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -132,5 +133,7 @@ int main(int argc, char** argv) {
       {"mha 16/16 x 64 decode 1 x 1024", 16, 16, 64, 0, 1, 1023, 1},
       {"mha 16/16 x 128 prefill 256", 16, 16, 128, 0, 1, 0, 256},
   };
-  for (const Case& c : cases) bench(*table, c, threads);
+  for (const Case& c : cases) {
+    if (argc <= 3 || std::strstr(c.name, argv[3])) bench(*table, c, threads);
+  }
 }
