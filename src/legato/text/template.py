@@ -3,7 +3,7 @@
 The dialect is transformers': trimmed blocks, ``break`` and ``continue``, ``{% generation %}`` (its
 content is rendered, nothing more), ``raise_exception``, ``strftime_now`` and a plain ``tojson``.
 A template comes with a model and is not trusted: it sees only what it is given, and is stopped when it
-takes too long or writes too much.
+writes for too long or too much.
 """
 
 from __future__ import annotations
