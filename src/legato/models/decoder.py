@@ -82,7 +82,7 @@ def refuse_foreign(config: ModelConfig) -> None:
     config.expect("attn_logit_softcapping", 0, 0.0)
     config.expect("final_logit_softcapping", 0, 0.0)
     config.expect("use_bidirectional_attention", False)
-    config.expect("is_decoder", True, False)
+    config.expect("rope_interleaved", False)
     for multiplier in ("logit_scale", "residual_multiplier", "embedding_multiplier"):
         config.expect(multiplier, 1, 1.0)
 

@@ -28,7 +28,8 @@ DEFAULTS: Final = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 131072,
 }
-VISION: Final = (r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*")
+# the image half of the multimodal model; in GGUF files that hold both, v.* and mm.*
+VISION: Final = (r"(vision_tower|multi_modal_projector|v|mm)\..*",)
 
 
 def gemma3(config: ModelConfig) -> ModelSpec:

@@ -53,6 +53,7 @@ _SCALING: Final = {
 _CHECKED: Final = ("attention.value_length", "rope.dimension_count", "rope.scale_linear")
 # Says how the model was trained or stored; no number depends on it.
 _HARMLESS: Final = ("rope.scaling.finetuned", "expert_used_count", "tensor_data_layout")
+_IMAGES: Final = ("vision.", "mm.")  # describes the image half of a multimodal file
 GEMMA_27B_LAYERS: Final = 62
 
 
@@ -101,7 +102,7 @@ def translate(
 def _refuse_unknown(path: Path, architecture: str, own: dict[str, Any]) -> None:
     known = {*_RENAMED, *_SCALING, *_CHECKED, *_HARMLESS}
     for key in own:
-        if key not in known:
+        if key not in known and not key.startswith(_IMAGES):
             raise UnsupportedModelError(f"{path}: {architecture}.{key}: this key is not supported")
 
 
