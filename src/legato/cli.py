@@ -7,12 +7,17 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from legato import __version__
 from legato.config import EngineConfig, ServerConfig
 from legato.errors import LegatoError
 from legato.flags import add_flags, from_flags
 from legato.request import SamplingParams
+
+if TYPE_CHECKING:
+    from legato.llm import LLM
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -132,9 +137,7 @@ def complete(arguments: argparse.Namespace) -> None:
     print()
 
 
-def _load(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from dataclasses import asdict
-
+def _load(arguments: argparse.Namespace) -> LLM:
     from legato.llm import LLM
 
     settings = asdict(from_flags(EngineConfig, arguments))

@@ -90,8 +90,7 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
     body, size = await read_object(http, service.config.max_body_bytes)
     request = parse(body, ChatRequest)
     service.check_model(request.model)
-    if request.stream and request.prompt_logprobs is not None:
-        raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+    request.check_streaming()
     params = sampling_params(request, service.engine.info.default_sampling)
     prompt = await off_loop(size, lambda: render(request, service))
     with naming(request.names):

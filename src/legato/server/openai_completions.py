@@ -83,8 +83,7 @@ async def completions(http: Request, service: ServiceOf) -> Response:
     body, size = await read_object(http, service.config.max_body_bytes)
     request = parse(body, CompletionRequest)
     service.check_model(request.model)
-    if request.stream and request.prompt_logprobs is not None:
-        raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+    request.check_streaming()
     answers = await off_loop(size, lambda: _answers(request, service))
     if request.stream:
         return EventStream(CompletionStream(request, answers, service).events())

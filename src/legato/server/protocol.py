@@ -61,6 +61,18 @@ class GenerationFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     def continuous_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
+    def check_streaming(self) -> None:
+        """Raises RequestError for what only streams have, or only whole answers."""
+        if self.stream and self.prompt_logprobs is not None:
+            raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+        if self.stream_options is None:
+            return
+        if not self.stream:
+            raise RequestError("stream_options needs stream: true", "stream_options")
+        if self.stream_options.include_obfuscation:
+            name = "stream_options.include_obfuscation"
+            raise RequestError(f"{name} is not supported", name)
+
 
 NO_EFFECT = frozenset(
     {

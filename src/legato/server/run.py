@@ -119,11 +119,14 @@ def _invitation(service: Service, listener: socket.socket) -> str:
         host = "localhost"
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if service.template is None:
-        path, body = "completions", {"prompt": "The capital of France is", "max_tokens": 32}
+        path, body = "completions", {"prompt": "The capital of France is", "temperature": 0}
     else:
         question = {"role": "user", "content": "What is the capital of France?"}
         begun = {"role": "assistant", "content": "According to "}
-        path, body = "chat/completions", {"messages": [question, begun], "max_tokens": 48}
+        path, body = (
+            "chat/completions",
+            {"messages": [question, begun], "temperature": 0, "max_tokens": 40},
+        )
     key = "" if service.config.api_key is None else " -H 'Authorization: Bearer YOUR-KEY'"
     data = shlex.quote(msgspec.json.encode(body).decode())
     return f"ready at {url}\n\n  curl {url}/v1/{path}{key} -d {data}\n"

@@ -79,7 +79,9 @@ class Service:
 
     def check_ready(self) -> None:
         if not self.ready:
-            raise NotReadyError(f"the engine is {self.engine.state}; try again in a moment")
+            state = self.engine.state
+            hope = "start the server anew" if state is EngineState.DEAD else "try again in a moment"
+            raise NotReadyError(f"the engine is {state}: {hope}")
 
     def answer(
         self,
