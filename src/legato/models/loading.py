@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from legato.weights import hub
 if TYPE_CHECKING:
     from legato import _native as native
 
+log = logging.getLogger(__name__)
 ELEMENT_BYTES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -122,5 +124,10 @@ def plan_kv(config: EngineConfig, spec: ModelSpec, context: int) -> KVPlan:
                 f"{affordable * bytes_per_block} are available: lower it or raise kv_cache_memory",
                 "max_model_len",
             )
+        log.warning(
+            "max_model_len is %d instead of the model's %d tokens: the KV cache holds no more",
+            affordable * BLOCK_SIZE,
+            context,
+        )
         context = affordable * BLOCK_SIZE
     return KVPlan(context, min(affordable, config.max_num_seqs * needed), bytes_per_block)

@@ -7,11 +7,13 @@ against the size (and SHA-256, where the hub knows it), then renamed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +62,9 @@ def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
         raise ModelError(f"{model.name}: the hub cannot be reached: {_line(error)}") from error
     folder = model.folder(root)
     try:
-        _fetch_all(model, commit, files, folder, progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _fetch_all(model, commit, files, folder, progress)
     except OSError as error:
         reason = error.strerror or _line(error)
         raise ModelError(f"{model.name}: cannot be stored in {folder}: {reason}") from error
@@ -115,7 +119,6 @@ def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
 def _fetch_all(
     model: HubModel, commit: str, files: list[RemoteFile], folder: Path, progress: bool
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     sizes = {file.name: file.nbytes for file in files}
     record = hub_store.read_record(folder)
     if record is None or record.commit != commit:
@@ -131,6 +134,14 @@ def _fetch_all(
             done += file.nbytes
         report(total)
     hub_store.write_record(folder, Record(commit, sizes))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes must not append to the same file: the second waits, and finds it complete."""
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _start_commit(folder: Path, commit: str) -> None:

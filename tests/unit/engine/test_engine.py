@@ -233,3 +233,15 @@ def test_when_the_first_choice_is_cancelled_another_one_computes_the_prompt() ->
     assert program.rows[:4] == [20, 20, 2, 2]  # the second choice goes on from what was computed
     for index in (1, 2):
         assert tokens(outputs, "a", index) == expected(request, index, 1000)[0]
+
+
+def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
+    program = FakeProgram()
+    engine = Engine(program, model_info(), EngineConfig(max_num_batched_tokens=50))
+    for name in "abcd":
+        engine.add(ask(name, list(range(40)) * 2 + [ord(name) % 10], max_tokens=1))
+    engine.add(ask("other", [1] * 20, max_tokens=1))
+    outputs = run(engine)
+    # The others wait until 80 tokens are computed (in two steps), and share 5 blocks of them.
+    assert program.rows == [50, 31 + 19, 1 + 3]
+    assert [o.cached_tokens for o in outputs] == [0, 80, 80, 80, 0]

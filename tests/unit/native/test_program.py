@@ -123,5 +123,5 @@ def test_profile_names_every_operator() -> None:
     assert program.profile() == {}
     program.run(sequences.batch([12]))
     seconds = program.profile()
-    assert {"embed", "linear", "attention", "logits", "sample", "wait"} <= seconds.keys()
-    assert seconds["linear"] > 0 and sum(program.profile().values()) == 0
+    assert {"embed", "linear", "attention", "logits", "sample", "wait linear"} <= seconds.keys()
+    assert min(seconds.values()) > 0 and program.profile() == {}

@@ -92,6 +92,14 @@ def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path
     assert (files.path / "model.safetensors").read_bytes() == BIG
 
 
+def test_two_processes_do_not_mix_their_bytes(stub: StubHub, tmp_path: Path) -> None:
+    code = "from legato.weights import hub; hub.pull('org/tiny', progress=False)"
+    children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [child.wait(60) for child in children] == [0, 0, 0]
+    assert (tmp_path / "hub/org/tiny/model.safetensors").read_bytes() == BIG
+    assert len(stub.ranges()) == len(WANTED)
+
+
 def test_a_hub_that_gives_up_is_one_clear_line(stub: StubHub) -> None:
     stub.cut_after = 0
     with pytest.raises(
