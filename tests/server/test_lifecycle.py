@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,35 @@ def test_it_ends_when_told_to(model_path: Path) -> None:
     assert started.process.wait(20) in (0, 130)
     connection.close()
     wait_until(lambda: not Path(f"/proc/{engine}").exists(), 5)
+
+
+def test_many_clients_that_come_and_go(server: RunningServer, client: openai.OpenAI) -> None:
+    """Whoever leaves when: nothing is left running, and the others' answers do not change."""
+
+    def greedy(prompt: str) -> str:
+        reply = client.completions.create(
+            model="smollm2", prompt=prompt, max_tokens=12, temperature=0
+        )
+        return reply.choices[0].text
+
+    async def come_and_go(number: int, http: httpx.AsyncClient) -> None:
+        body = {"prompt": f"{number} " * (1 + number % 7), "max_tokens": 200, "stream": True}
+        body |= {"n": 1 + number % 3, "stop": "zzz", "ignore_eos": True}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.05 * (number % 10)):
+                async with http.stream("POST", "/v1/completions", json=body) as response:
+                    async for _ in response.aiter_lines():
+                        pass
+
+    async def crowd() -> str:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as http:
+            steady = asyncio.to_thread(greedy, "Once upon a time")
+            answer, *_ = await asyncio.gather(steady, *(come_and_go(i, http) for i in range(40)))
+            return answer
+
+    before = greedy("Once upon a time")
+    assert asyncio.run(crowd()) == before
+    wait_until(lambda: running(server) == 0)
+    assert server.metric("kv_cache_usage_perc") == 0
+    assert greedy("Once upon a time") == before
