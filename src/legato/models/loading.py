@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from legato.batch import BLOCK_SIZE
-from legato.config import EngineConfig
-from legato.errors import ConfigError
+from legato.config import EngineConfig, available_memory
+from legato.errors import ConfigError, ModelError
 from legato.models.info import ModelInfo
 from legato.models.lower import lower
 from legato.models.registry import read_spec
 from legato.models.spec import ModelSpec
 from legato.weights import checkpoint as checkpoints
 from legato.weights import hub
+from legato.weights.quantize import weight_bytes
+from legato.weights.tensor import Checkpoint
 
 if TYPE_CHECKING:
     from legato import _native as native
@@ -46,6 +48,7 @@ def load(config: EngineConfig) -> LoadedModel:
     checkpoint = checkpoints.open(files)
     spec = read_spec(checkpoint.config)
     context = context_length(config, spec)
+    need_memory(config, files.name, checkpoint)
     program = new_program(config)
     lower(spec, checkpoint, program, config.quantization)
     plan = plan_kv(config, spec, context)
@@ -69,6 +72,16 @@ def load(config: EngineConfig) -> LoadedModel:
         default_sampling=checkpoint.default_sampling,
     )
     return LoadedModel(program, info)
+
+
+def need_memory(config: EngineConfig, name: str, checkpoint: Checkpoint) -> None:
+    """Weights that do not fit would end the process without a word."""
+    needed, free = weight_bytes(checkpoint, config.quantization), available_memory()
+    if needed > free:
+        raise ModelError(
+            f"{name}: its weights take {needed // 2**20} MB of memory, {free // 2**20} MB are free"
+            + ("" if config.quantization == "int4" else " (--quantization int8 or int4 may help)")
+        )
 
 
 def new_program(config: EngineConfig) -> native.Program:

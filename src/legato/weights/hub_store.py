@@ -48,7 +48,9 @@ class Record:
 def parse(model: str) -> HubModel | None:
     """None if ``model`` does not look like a hub id."""
     match = _HUB_ID.fullmatch(model)
-    return HubModel(match["repo"], match["choice"]) if match else None
+    if match is None or model.endswith((".gguf", ".safetensors")):  # those are paths, misspelt
+        return None
+    return HubModel(match["repo"], match["choice"])
 
 
 def find(model: HubModel, root: Path) -> ModelFiles | None:

@@ -8,13 +8,14 @@ divide into blocks of 32.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from legato.errors import ModelError
-from legato.weights.tensor import BLOCK_FORMATS, FLOAT_FORMATS, Tensor
+from legato.weights.tensor import BLOCK_FORMATS, FLOAT_FORMATS, Checkpoint, Tensor
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -29,6 +30,15 @@ def target_format(tensor: Tensor, quantization: str, *, table: bool) -> str:
     if len(tensor.shape) != 2 or tensor.shape[1] % BLOCK:
         return tensor.format
     return "Q4_1" if quantization == "int4" and not table else "Q8_0"
+
+
+def weight_bytes(checkpoint: Checkpoint, quantization: str) -> int:
+    """About what the packed weights take, in bytes."""
+    total = 0
+    for tensor in checkpoint.tensors.values():
+        elements, nbytes = BLOCK_FORMATS[target_format(tensor, quantization, table=False)]
+        total += prod(tensor.shape) // elements * nbytes
+    return total
 
 
 def quantize(tensor: Tensor, target: str) -> Tensor:

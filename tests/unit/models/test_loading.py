@@ -81,3 +81,13 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         models.load(config(model=folder, isa="sse9"))
     with pytest.raises(ModelError, match="nowhere: there is no such file"):
         models.load(config(model="nowhere"))
+
+
+def test_weights_that_do_not_fit_are_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_folder(tmp_path / "tiny"))
+    monkeypatch.setattr("legato.models.loading.available_memory", lambda: 200_000)
+    models.load(config(model=folder, quantization="int4"))
+    with pytest.raises(ModelError, match="tiny: its weights take 0 MB of memory, 0 MB are free"):
+        models.load(config(model=folder))

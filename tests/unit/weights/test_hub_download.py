@@ -137,6 +137,8 @@ def test_without_a_network_the_disk_serves(stub: StubHub, monkeypatch: pytest.Mo
 def test_unknown_models(stub: StubHub) -> None:
     with pytest.raises(ModelError, match="org/none: the hub has no such model"):
         hub.pull("org/none", progress=False)
+    with pytest.raises(ModelError, match=r"models/tiny\.gguf: there is no such file"):
+        hub.pull("models/tiny.gguf", progress=False)
     with pytest.raises(ModelError, match="nonsense: there is no such file or folder.*smollm2"):
         hub.pull("nonsense", progress=False)
 
