@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,9 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def chat(arguments: argparse.Namespace) -> None:
+    with suppress(ImportError):
+        import readline  # noqa: F401  (gives input() editing and a history)
+
     from legato.chat_terminal import ChatTerminal
 
     llm = _load(arguments)
