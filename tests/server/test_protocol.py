@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from legato.errors import RequestError
+from legato.server.errors import MAPPING
 from legato.server.openai_chat import ChatRequest
 from legato.server.openai_completions import CompletionRequest, prompts_of
 from legato.server.protocol import NO_EFFECT, UNSUPPORTED, parse
@@ -84,3 +87,13 @@ def test_other_prompts_are_refused(prompt: Any) -> None:
     with pytest.raises(RequestError) as caught:
         prompts_of(parse({"prompt": prompt}, CompletionRequest))
     assert caught.value.field == "prompt"
+
+
+def test_the_documentation_has_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    fields = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
+    assert not (fields | NO_EFFECT) - named
+    assert not fields & set(UNSUPPORTED) - {"add_special_tokens"}
+    codes = {code for *_, code in MAPPING if code} - {"model_error", "config_error"}
+    assert not codes - named
