@@ -184,44 +184,45 @@ template <Format F, int R, int T>
   }
 }
 
+// Rows that one block keeps in registers, for blocks of one tile and of two. Two tiles share each broadcast of inputs:
+// better for many rows, where loads are what limits; one tile reads weights in a line: better for few.
 #if defined(__AVX512BW__)
-constexpr int kRows = 8, kTiles = 1;
+constexpr int kRowsOfOne = 8, kRowsOfTwo = 4;
 #elif defined(__AVX2__)
-constexpr int kRows = 4, kTiles = 1;
+constexpr int kRowsOfOne = 4, kRowsOfTwo = 0;
 #else
-constexpr int kRows = 1, kTiles = 1;
+constexpr int kRowsOfOne = 1, kRowsOfTwo = 0;
 #endif
+constexpr int64_t kAhead = 8192;  // prefetch distance in bytes
 
-template <Format F, int T>
-void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end, int64_t ahead) {
-  for (; row + kRows <= end; row += kRows, ahead = 0) block<F, kRows, T>(job, tile, row, ahead);
-  switch (end - row) {
-    case 7:
-      return block < F, kRows<7 ? 1 : 7, T>(job, tile, row, ahead);
-    case 6:
-      return block < F, kRows<6 ? 1 : 6, T>(job, tile, row, ahead);
-    case 5:
-      return block < F, kRows<5 ? 1 : 5, T>(job, tile, row, ahead);
-    case 4:
-      return block < F, kRows<4 ? 1 : 4, T>(job, tile, row, ahead);
-    case 3:
-      return block < F, kRows<3 ? 1 : 3, T>(job, tile, row, ahead);
-    case 2:
-      return block < F, kRows<2 ? 1 : 2, T>(job, tile, row, ahead);
-    case 1:
-      return block<F, 1, T>(job, tile, row, ahead);
-    default:
-      return;
+template <Format F, int R, int T>
+void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, int64_t ahead) {
+  if constexpr (R > 0) {
+    if (count == R) return block<F, R, T>(job, tile, row, ahead);
+    rest_of_rows<F, R - 1, T>(count, job, tile, row, ahead);
   }
+}
+
+template <Format F, int R, int T>
+void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end) {
+  int64_t ahead = kAhead;
+  for (; row + R <= end; row += R, ahead = 0) block<F, R, T>(job, tile, row, ahead);
+  rest_of_rows<F, R - 1, T>(end - row, job, tile, row, ahead);
 }
 
 // Weights stream once for each pass of rows that fits in the cache.
 template <Format F>
 void matmul_format(const Job& job, int64_t rows, int64_t tile_begin, int64_t tile_end) {
-  const int64_t pass = rows_per_pass(rows, job.row_bytes, kRows);
+  const int64_t pass = rows_per_pass(rows, job.row_bytes, kRowsOfOne);
   for (int64_t row = 0; row < rows; row += pass) {
     const int64_t end = row + pass < rows ? row + pass : rows;
-    for (int64_t tile = tile_begin; tile < tile_end; ++tile) rows_of_tiles<F, 1>(job, tile, row, end, 4096);
+    int64_t tile = tile_begin;
+    if constexpr (kRowsOfTwo > 0 && !Group<F>::kSix) {  // two scales: registers for one tile only
+      if (end - row > kRowsOfOne) {
+        for (; tile + 2 <= tile_end; tile += 2) rows_of_tiles<F, kRowsOfTwo, 2>(job, tile, row, end);
+      }
+    }
+    for (; tile < tile_end; ++tile) rows_of_tiles<F, kRowsOfOne, 1>(job, tile, row, end);
   }
 }
 
