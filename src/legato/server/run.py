@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import shlex
 import socket
 import time
@@ -104,6 +105,10 @@ async def _load(
     service.template = await asyncio.to_thread(load_chat_template, files.path, override)
     await starting
     service.tokenizer = tokenizer
+    # What is here now stays: no later collection need walk through vocabulary and modules, which
+    # would hold up the streams.
+    gc.collect()
+    gc.freeze()
     info = engine.info
     say(
         f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
