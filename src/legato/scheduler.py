@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field
 
+from legato.batch import BLOCK_SIZE
 from legato.cache.kv import KVCache
 from legato.sequence import Sequence
 
@@ -75,6 +76,15 @@ class Plan:
             self.rows_left += part.num_rows
 
 
+def comes_first(running: Sequence, waiting: Sequence) -> bool:
+    """Whether ``running`` is about to compute at least half of what ``waiting`` needs."""
+    if running.hold.salt != waiting.hold.salt:
+        return False
+    common = min(running.common_length(waiting), waiting.num_reusable)
+    to_come = common // BLOCK_SIZE * BLOCK_SIZE - running.num_computed
+    return to_come > 0 and 2 * to_come >= waiting.num_tokens - running.num_computed
+
+
 class Scheduler:
     """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once."""
 
@@ -118,8 +128,8 @@ class Scheduler:
         for sequence in self.running:
             if plan.tokens_left and sequence.num_pending > 1:
                 plan.add(sequence)
-        while self.waiting and plan.tokens_left and self._admit(self.waiting[0], plan):
-            plan.add(self.waiting.pop(0))
+        if self.waiting:
+            self._plan_new(plan)
         return list(plan.parts.values())
 
     def _plan_decodes(self, plan: Plan) -> None:
@@ -135,8 +145,21 @@ class Scheduler:
                 plan.add(sequence)
             index += 1
 
+    def _plan_new(self, plan: Plan) -> None:
+        prefilling = [sequence for sequence in self.running if sequence.num_pending > 1]
+        for sequence in self.waiting.copy():
+            if not plan.tokens_left:
+                return
+            if any(comes_first(other, sequence) for other in prefilling):
+                continue  # it will find in the cache what it would compute twice now
+            if not self._admit(sequence, plan):
+                return
+            self.waiting.remove(sequence)
+            plan.add(sequence)
+            prefilling.append(sequence)
+
     def _admit(self, sequence: Sequence, plan: Plan) -> bool:
-        """Gives the first of the waiting its blocks, if need be those of less urgent sequences."""
+        """Gives a waiting sequence its blocks, if need be those of less urgent ones."""
         while not (len(self.running) < self.max_sequences and self._claim(sequence)):
             victim = self.running[-1] if self.running else sequence
             if victim.request.priority <= sequence.request.priority:

@@ -71,6 +71,13 @@ class Sequence:
     def num_output(self) -> int:
         return self.num_tokens - self.num_prompt
 
+    def common_length(self, other: Sequence) -> int:
+        """How many leading tokens are equal."""
+        shorter = min(self.num_tokens, other.num_tokens)
+        differs = self._ids[:shorter] != other._ids[:shorter]
+        first = int(differs.argmax())
+        return first if differs[first] else shorter
+
     def append(self, token: int) -> None:
         if self.num_tokens == len(self._ids):
             self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
