@@ -30,6 +30,7 @@ TARGETS = ("llama-server", "llama-bench", "llama-quantize", "llama-tokenize")
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",  # the programs move once they are built
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_UI=OFF",
@@ -54,7 +55,8 @@ def build() -> Path:
             _say("downloading the source of llama.cpp (37 MB)")
             source = _unpack(_download(Path(work)), Path(work))
             _compile(source, Path(work) / "build")
-            shutil.copytree(Path(work) / "build" / "bin", programs, symlinks=True)
+            shutil.rmtree(programs, ignore_errors=True)
+            (Path(work) / "build" / "bin").rename(programs)
     except (OSError, subprocess.CalledProcessError) as error:
         raise EngineError(f"llama.cpp cannot be built: {error}") from error
     return programs

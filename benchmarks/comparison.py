@@ -69,12 +69,12 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in ("Legato", "llama.cpp", "ratio"):
-        table.add_column(name, justify="right")
-    table.add_column("floor")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("floor", no_wrap=True)
     for figure in figures:
         verdict = {None: "", True: " [green]met[/]", False: " [red]NOT MET[/]"}[figure.met]
         table.add_row(
-            f"{figure.name} ({figure.unit})",
+            f"{figure.name}\n[dim]{figure.unit}[/]",
             _cell(Spread.of(figure.ours)),
             _cell(Spread.of(figure.theirs)),
             _cell(figure.ratio, "x"),

@@ -21,6 +21,7 @@ from llama_cpp import LlamaCpp
 from measures import Shares
 from servers import Server, free_port, legato_command, llama_command
 
+from legato.bench.processes import Noise
 from legato.bench.prompts import make_prompts
 from legato.bench.report import machine, number, write_json
 from legato.bench.rounds import Spread
@@ -44,9 +45,15 @@ class Floor:
     peer: LlamaCpp | None
     figures: list[Figure] = field(default_factory=list)
     shares: list[Shares] = field(default_factory=list)
+    noise: dict[str, float] = field(default_factory=dict)  # part -> processors busy otherwise
 
     def __post_init__(self) -> None:
         self._prompts = partial(make_prompts, local_encode(self.model))
+
+    def measure(self, part: str) -> None:
+        noise = Noise()
+        getattr(self, part)()
+        self.noise[part.replace("_", " ")] = noise.processors()
 
     def figure(self, name: str, unit: str, **options: Any) -> Figure:
         self.figures.append(Figure(name, unit, **options))
@@ -139,13 +146,9 @@ class Floor:
         return servers
 
     def processors(self) -> dict[str, Spread]:
-        """Of the rounds with many streams: processors in use by role, and by others."""
-        roles = sorted({role for shares in self.shares for role in shares.by_role})
-        result = {
-            role: Spread.of(s.by_role[role] for s in self.shares if role in s.by_role)
-            for role in roles
-        }
-        return result | {"anything else (noise)": Spread.of(s.others for s in self.shares)}
+        """Of the rounds with many streams: processors in use by role."""
+        roles = sorted({role for shares in self.shares for role in shares})
+        return {role: Spread.of(s[role] for s in self.shares if role in s) for role in roles}
 
 
 PARTS = ("in_process", "one_stream", "many_streams", "warm_start")
@@ -167,7 +170,7 @@ def main() -> int:
         floor = Floor(model, arguments.threads, arguments.rounds, _peer(arguments))
         for part in arguments.part or PARTS:
             print(f"bench: {part.replace('_', ' ')} ...", file=sys.stderr, flush=True)
-            getattr(floor, part)()
+            floor.measure(part)
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -189,10 +192,11 @@ def _publish(floor: Floor, arguments: argparse.Namespace) -> None:
     title = f"{Path(floor.model).name}, {floor.threads} threads, {floor.rounds} rounds"
     show(title, floor.figures)
     processors = floor.processors()
-    if floor.shares:
-        print(f"processors in use at {STREAMS} streams:")
-        for role, spread in processors.items():
-            print(f"  {role:24} {number(spread.median)}")
+    if processors:
+        shown = ", ".join(f"{role} {number(s.median)}" for role, s in processors.items())
+        print(f"processors in use at {STREAMS} streams: {shown}")
+    shown = ", ".join(f"{part} {number(busy)}" for part, busy in floor.noise.items())
+    print(f"processors busy with anything else (0 is a quiet machine): {shown}")
     write_json(
         arguments.json,
         {
@@ -201,6 +205,7 @@ def _publish(floor: Floor, arguments: argparse.Namespace) -> None:
             "rounds": floor.rounds,
             "machine": machine(),
             "figures": [figure.as_json() for figure in floor.figures],
+            "noise": floor.noise,
             "processors": {role: spread.as_json() for role, spread in processors.items()},
         },
     )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from servers import Server
@@ -19,13 +18,8 @@ from legato.bench.processes import ProcessorUse
 from legato.bench.rounds import Round
 from legato.errors import EngineError
 
-
-@dataclass(frozen=True)
-class Shares:
-    """Processors in use while a load ran (1.0 is one of them), by what the process does."""
-
-    by_role: dict[str, float]
-    others: float  # by processes that are no part of the measurement: noise
+Shares = dict[str, float]
+"""Processors in use while a load ran (1.0 is one of them), by what the process does."""
 
 
 def stream_all(
@@ -40,11 +34,11 @@ def stream_all(
     complaints = check_lengths(answers, len(prompts[0]), output_len)
     if complaints:
         raise EngineError(f"{server.name}: {complaints[0]}")
-    shares: dict[str, float] = {}
+    shares: Shares = {}
     for pid, processors in use.by_process.items():
         role = "client" if pid == os.getpid() else server.role(pid)
         shares[role] = shares.get(role, 0.0) + processors
-    return summary(answers), Shares(shares, use.others)
+    return summary(answers), shares
 
 
 def stream_one(server: Server, prompt: list[int], output_len: int) -> tuple[float, float]:

@@ -67,27 +67,41 @@ def machine_busy_seconds() -> float:
     return (user + nice + system + irq + soft_irq) / TICKS
 
 
+class Noise:
+    """Processors that everything but this process and its children kept busy since it was made.
+
+    Children count once they have ended.
+    """
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+        self._others = self._others_so_far()
+
+    def processors(self) -> float:
+        seconds = perf_counter() - self._start
+        return max(self._others_so_far() - self._others, 0.0) / seconds
+
+    @staticmethod
+    def _others_so_far() -> float:
+        return machine_busy_seconds() - sum(os.times()[:4])
+
+
 @dataclass
 class ProcessorUse:
-    """Processor time between its making and ``stop()``: of the measured processes, and of others.
-
-    ``others`` is the noise: processors kept busy by processes that are no part of the measurement.
-    """
+    """Processors that each of the processes used between the making of this and ``stop()``."""
 
     pids: list[int]
     seconds: float = 0.0
-    by_process: dict[int, float] = field(default_factory=dict)  # processors used, 1.0 = one of them
-    others: float = 0.0
+    by_process: dict[int, float] = field(default_factory=dict)  # 1.0 is one processor
 
     def __post_init__(self) -> None:
         self._start = perf_counter()
-        self._busy = machine_busy_seconds()
         self._before = {pid: processor_seconds(pid) for pid in self.pids}
 
     def stop(self) -> ProcessorUse:
         self.seconds = perf_counter() - self._start
-        own = {pid: processor_seconds(pid) - before for pid, before in self._before.items()}
-        busy = machine_busy_seconds() - self._busy
-        self.by_process = {pid: max(used, 0.0) / self.seconds for pid, used in own.items()}
-        self.others = max(busy - sum(own.values()), 0.0) / self.seconds
+        self.by_process = {
+            pid: max(processor_seconds(pid) - before, 0.0) / self.seconds
+            for pid, before in self._before.items()
+        }
         return self
