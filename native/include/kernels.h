@@ -45,7 +45,7 @@ struct KvLayer {
 struct AttentionArgs {
   const float* q;  // row t: q + t * q_stride, [heads][head_dim]
   int64_t q_stride;
-  float* out;      // row t: out + t * out_stride, [heads][head_dim]
+  float* out;  // row t: out + t * out_stride, [heads][head_dim]
   int64_t out_stride;
   KvLayer kv;
   const int32_t* positions;     // [rows] absolute
@@ -53,7 +53,7 @@ struct AttentionArgs {
   const int32_t* block_tables;  // [sequences][table_stride]
   int64_t table_stride;
   int32_t rows, heads;
-  int32_t window;  // 0: none
+  int32_t window;        // 0: none
   float scale, softcap;  // softcap 0: none; else softcap * tanh(s / softcap)
 };
 
@@ -62,15 +62,19 @@ struct SampleRow {
   float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   int32_t top_k, forced, num_logprobs;
   uint64_t seed, output_position;
-  const int32_t* prompt_ids; int32_t prompt_count;
-  const int32_t* output_ids; int32_t output_count;
-  const int32_t* bias_ids; const float* bias_values; int32_t bias_count;
+  const int32_t* prompt_ids;
+  int32_t prompt_count;
+  const int32_t* output_ids;
+  int32_t output_count;
+  const int32_t* bias_ids;
+  const float* bias_values;
+  int32_t bias_count;
   const uint32_t* mask;  // null: all allowed
 };
 struct SampleResult {
   int32_t token, rank;
   float logprob;
-  int32_t* top_ids;      // [num_logprobs] or null
+  int32_t* top_ids;  // [num_logprobs] or null
   float* top_logprobs;
 };
 
@@ -91,9 +95,11 @@ struct Kernels {
   // --- norm.cc, rope.cc, activation.cc, kv.cc ---
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t n, float eps);
   void (*rope)(float* x, const float* cos, const float* sin, int32_t rotary_dim, bool interleaved);  // one head
-  void (*gated)(const float* gate, const float* up, float* out, int64_t n, int32_t activation);  // 0 silu 1 gelu_tanh 2 gelu
+  void (*gated)(const float* gate, const float* up, float* out, int64_t n,
+                int32_t activation);  // 0 silu 1 gelu_tanh 2 gelu
   void (*add)(float* x, const float* y, int64_t n);
-  void (*scale)(float* x, int64_t n, float factor, float softcap);  // x *= factor; softcap > 0: softcap * tanh(x / softcap)
+  void (*scale)(float* x, int64_t n, float factor,
+                float softcap);  // x *= factor; softcap > 0: softcap * tanh(x / softcap)
   void (*kv_write)(const KvLayer&, const float* k, const float* v, int64_t slot);  // one row, all heads
   // --- attention.cc ---
   // Runs on every thread at once. phase 0 computes, phase 1 (after a barrier) merges partitions of long contexts.

@@ -24,9 +24,13 @@ inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm256_sub_epi32(a.lo, b.l
 inline I32x16 operator&(I32x16 a, I32x16 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
 inline I32x16 operator|(I32x16 a, I32x16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 template <int N>
-inline I32x16 shift_left(I32x16 a) { return {_mm256_slli_epi32(a.lo, N), _mm256_slli_epi32(a.hi, N)}; }
+inline I32x16 shift_left(I32x16 a) {
+  return {_mm256_slli_epi32(a.lo, N), _mm256_slli_epi32(a.hi, N)};
+}
 template <int N>
-inline I32x16 shift_right(I32x16 a) { return {_mm256_srai_epi32(a.lo, N), _mm256_srai_epi32(a.hi, N)}; }
+inline I32x16 shift_right(I32x16 a) {
+  return {_mm256_srai_epi32(a.lo, N), _mm256_srai_epi32(a.hi, N)};
+}
 
 // All-ones in the lanes whose bit is set in m (8 bits).
 inline __m256i lanes_of(unsigned m) {
@@ -41,10 +45,12 @@ struct F32x16 {
   static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static F32x16 load_partial(const float* p, int n) {
     const unsigned m = (1u << n) - 1u;
-    return {_mm256_maskload_ps(p, lanes_of(m & 255)), n > 8 ? _mm256_maskload_ps(p + 8, lanes_of(m >> 8)) : _mm256_setzero_ps()};
+    return {_mm256_maskload_ps(p, lanes_of(m & 255)),
+            n > 8 ? _mm256_maskload_ps(p + 8, lanes_of(m >> 8)) : _mm256_setzero_ps()};
   }
   static F32x16 load_f16(const uint16_t* p) {
-    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
   }
   static F32x16 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
   void store(float* p) const {

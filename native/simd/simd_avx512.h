@@ -19,9 +19,13 @@ inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)
 inline I32x16 operator&(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I32x16 operator|(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
 template <int N>
-inline I32x16 shift_left(I32x16 a) { return {_mm512_slli_epi32(a.v, N)}; }
+inline I32x16 shift_left(I32x16 a) {
+  return {_mm512_slli_epi32(a.v, N)};
+}
 template <int N>
-inline I32x16 shift_right(I32x16 a) { return {_mm512_srai_epi32(a.v, N)}; }  // arithmetic
+inline I32x16 shift_right(I32x16 a) {
+  return {_mm512_srai_epi32(a.v, N)};
+}  // arithmetic
 
 struct F32x16 {
   __m512 v;
@@ -46,8 +50,8 @@ inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; 
 inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }  // a * b + c
-inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }  // a > b ? a : b
-inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }  // a < b ? a : b
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }                   // a > b ? a : b
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }                   // a < b ? a : b
 inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 round(F32x16 a) {  // to nearest, ties to even
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};

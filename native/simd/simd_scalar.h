@@ -98,14 +98,14 @@ struct F32x16 {
   }
 };
 
-#define LEGATO_LANEWISE(R, A, NAME, EXPR)  \
-  inline R NAME(A a, A b) {                \
-    R r;                                   \
-    for (int i = 0; i < 16; ++i) {         \
-      const auto x = a.v[i], y = b.v[i];   \
-      r.v[i] = (EXPR);                     \
-    }                                      \
-    return r;                              \
+#define LEGATO_LANEWISE(R, A, NAME, EXPR) \
+  inline R NAME(A a, A b) {               \
+    R r;                                  \
+    for (int i = 0; i < 16; ++i) {        \
+      const auto x = a.v[i], y = b.v[i];  \
+      r.v[i] = (EXPR);                    \
+    }                                     \
+    return r;                             \
   }
 LEGATO_LANEWISE(I32x16, I32x16, operator+, (int32_t)((uint32_t)x + (uint32_t)y))
 LEGATO_LANEWISE(I32x16, I32x16, operator-, (int32_t)((uint32_t)x - (uint32_t)y))

@@ -37,6 +37,7 @@ def make_request(
     prompt: Prompt,
     params: SamplingParams,
     info: ModelInfo,
+    tokenizer: Tokenizer,
     seeds: SeedSource,
     *,
     request_id: str,
@@ -60,7 +61,8 @@ def make_request(
         id=request_id,
         prompt_token_ids=prompt.token_ids,
         params=settled,
-        eos_token_ids=info.eos_token_ids,
+        # The weights' file may name one end token only where the vocabulary has several.
+        eos_token_ids=sorted({*info.eos_token_ids, *tokenizer.eos_token_ids}),
         priority=priority,
         cache_salt=cache_salt,
     )

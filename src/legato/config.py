@@ -47,6 +47,11 @@ def home() -> Path:
     return Path(os.environ.get("LEGATO_HOME") or "~/.cache/legato").expanduser()
 
 
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a program that is started from here."""
+    return {**os.environ, **changes}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Everything the engine process needs. Names are vLLM's where the meaning is the same."""

@@ -170,7 +170,15 @@ class LLM:
 
     def _request(self, prompt: Prompt, params: SamplingParams, field: str) -> Request:
         number = str(next(self._numbers))
-        return make_request(prompt, params, self.info, self._seeds, request_id=number, field=field)
+        return make_request(
+            prompt,
+            params,
+            self.info,
+            self.tokenizer,
+            self._seeds,
+            request_id=number,
+            field=field,
+        )
 
     def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:
         bar = TokenBar(len(answers)) if shows_progress else NoBar()

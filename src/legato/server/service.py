@@ -98,6 +98,7 @@ class Service:
             prompt,
             params,
             self.engine.info,
+            self.text,
             self.seeds,
             request_id=request_id,
             priority=priority,

@@ -81,5 +81,8 @@ async def detokenize(http: Request, service: ServiceOf) -> dict[str, str]:
     service.check_model(request.model)
     check_in_vocabulary(request.tokens, service.text.vocab_size, "tokens")
     tokenizer = service.text
-    text = await off_loop(size, lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
+    text = await off_loop(
+        size,
+        lambda: tokenizer.decode(request.tokens, skip_special_tokens=False, at_start=True),
+    )
     return {"prompt": text}

