@@ -26,7 +26,7 @@ from legato.bench.prompts import make_prompts
 from legato.bench.report import machine, number, write_json
 from legato.bench.rounds import Spread
 from legato.bench.serve import local_encode
-from legato.errors import EngineError, LegatoError
+from legato.errors import EngineError, LegatoError, ModelError
 from legato.weights import hub
 
 MB = 1e6
@@ -166,8 +166,10 @@ def main() -> int:
     add("--json", metavar="FILE", default="bench-results/floor.json")
     arguments = parser.parse_args()
     try:
-        model = str(hub.resolve(arguments.model).path)
-        floor = Floor(model, arguments.threads, arguments.rounds, _peer(arguments))
+        files = hub.resolve(arguments.model)
+        if files.kind != "gguf":
+            raise ModelError(f"{files.path} is not a GGUF file: llama.cpp could not read it")
+        floor = Floor(str(files.path), arguments.threads, arguments.rounds, _peer(arguments))
         for part in arguments.part or PARTS:
             print(f"bench: {part.replace('_', ' ')} ...", file=sys.stderr, flush=True)
             floor.measure(part)

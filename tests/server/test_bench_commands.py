@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import RunningServer
 
 from legato.cli import main
+
+FLOOR = Path(__file__).parents[2] / "benchmarks" / "floor.py"
 
 
 def bench(tmp_path: Path, *words: str) -> dict[str, dict[str, float]]:
@@ -48,3 +52,17 @@ def test_in_process(command: str, model_path: Path, tmp_path: Path) -> None:
     assert figures["memory_mib"]["median"] > 50
     expected = "decode_tokens_per_s" if command == "latency" else "output_tokens_per_s"
     assert figures[expected]["min"] > 0
+
+
+def test_floor_without_a_peer(model_path: Path, tmp_path: Path) -> None:
+    report = tmp_path / "floor.json"
+    command = [sys.executable, str(FLOOR), "--alone", "--rounds", "1", "--part", "warm_start"]
+    command += ["--model", str(model_path), "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(report.read_text())
+    figures = {figure["name"]: figure for figure in content["figures"]}
+    assert figures["warm start to first token"]["legato"]["median"] > 0
+    assert figures["warm start to first token"]["llama.cpp"]["median"] is None
+    assert figures["memory beyond weights"]["met"] is True
+    assert content["noise"].keys() == {"warm start"}
