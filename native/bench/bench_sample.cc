@@ -1,8 +1,9 @@
-// Time to sample one row. Usage: bench_sample [isa] [vocabulary]
+// Time to sample one row. Usage: bench_sample [isa] [vocabulary] [part of a name]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -50,6 +51,7 @@ int main(int argc, char** argv) {
       {"top-k 50, penalties, mask", 1, 1, 0, 50, -1, true, true},
   };
   for (const Setting& s : settings) {
+    if (argc > 3 && !std::strstr(s.name, argv[3])) continue;
     SampleRow row{s.temperature,
                   s.top_p,
                   s.min_p,

@@ -276,7 +276,7 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
   header.tail_finishes = false;
   int64_t total = 0, start = 0;
   if (threads > 1) {
-    for (Units it(a, s); !it.at_end(); it.next()) total += cost_of(it.unit(), s);
+    for (Units it(a, s); !it.at_end(); it.next_rows()) total += cost_of(it.unit(), s) * a.kv.kv_heads;
   } else {
     total = INT64_MAX / 4;
   }

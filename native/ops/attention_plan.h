@@ -42,7 +42,9 @@ class Units {
   bool at_end() const { return unit_.rows == 0; }
   const Unit& unit() const { return unit_; }
   void next() {
-    if (++unit_.kv_head < a_.kv.kv_heads) return;
+    if (++unit_.kv_head == a_.kv.kv_heads) next_rows();
+  }
+  void next_rows() {  // to the first KV head of the next rows: all KV heads of a row cost the same
     unit_.row += unit_.rows;
     group_rows();
   }
@@ -125,7 +127,7 @@ constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 int raw_tiles(const AttentionArgs& a, const Shape& s, int threads) {
   if (threads == 1) return 0;
   int most = 0;
-  for (Units it(a, s); !it.at_end(); it.next()) {
+  for (Units it(a, s); !it.at_end(); it.next_rows()) {
     const int tiles = it.unit().tile_high() - it.unit().tile_low();
     if (tiles > most && may_cut(it.unit(), s)) most = tiles;
   }

@@ -169,21 +169,30 @@ Mask16 lanes_held(Border border, F32x16 value, int64_t at) {
 
 // Sum of the weights of values >= low; *count: how many.
 double mass_from(const float* x, const float* weights, int64_t n, float low, int64_t* count) {
-  const F32x16 limit = F32x16::splat(low);
+  const F32x16 limit = F32x16::splat(low), zero = F32x16::zero();
   double mass = 0;
-  *count = 0;
+  int64_t below = 0;
   for (int64_t begin = 0; begin < n; begin += kSumBlock) {
     const int64_t end = n - begin < kSumBlock ? n : begin + kSumBlock;
-    F32x16 sum = F32x16::zero();
-    for (int64_t i = begin; i < end; i += kLanes) {
-      const Mask16 below = less(load_or_hidden(x, i, n), limit);
-      const F32x16 weight =
-          i + kLanes <= n ? F32x16::load(weights + i) : F32x16::load_partial(weights + i, (int)(n - i));
-      sum = sum + select(below, F32x16::zero(), weight);
-      *count += 16 - __builtin_popcount((unsigned)below);
+    F32x16 sum[4] = {zero, zero, zero, zero};
+    int64_t i = begin;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      for (int j = 0; j < 4; ++j) {
+        const Mask16 out = less(F32x16::load(x + i + j * kLanes), limit);
+        sum[j] = sum[j] + select(out, zero, F32x16::load(weights + i + j * kLanes));
+        below += __builtin_popcount((unsigned)out);
+      }
     }
-    mass += (double)reduce_add(sum);
+    for (; i < end; ++i) {
+      if (x[i] < low) {
+        ++below;
+      } else {
+        mass += (double)weights[i];
+      }
+    }
+    mass += (double)reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
+  *count = n - below;
   return mass;
 }
 
