@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import openai
@@ -36,10 +37,10 @@ class RunningServer:
         return float(found[1])
 
 
-def start_server(*flags: str) -> RunningServer:
+def start_server(*flags: str, stderr: IO[str] | None = None) -> RunningServer:
     """``legato serve`` on a free port, when it has said that it is ready."""
     command = [sys.executable, "-m", "legato.cli", "serve", "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     said = []
     for line in process.stdout:

@@ -209,3 +209,23 @@ def test_many_clients_that_come_and_go(server: RunningServer, client: openai.Ope
     wait_until(lambda: running(server) == 0)
     assert server.metric("kv_cache_usage_perc") == 0
     assert greedy("Once upon a time") == before
+
+
+def test_clients_that_leave_are_no_errors_in_the_log(model_path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        started = start_server(str(model_path), *SETTINGS, stderr=stderr)
+        url = f"{started.url}/v1/chat/completions"
+        for stream in (False, True):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    url, json={**LONG, "stream": stream}, timeout=httpx.Timeout(5, read=0.02)
+                )
+        with socket.create_connection(("127.0.0.1", int(started.url.rpartition(":")[2]))) as half:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+        wait_until(lambda: running(started) == 0)
+        big = {"prompt": "a", "max_tokens": 1, "user": "x" * 10_000_000}
+        assert httpx.post(f"{started.url}/v1/completions", json=big, timeout=60).status_code == 200
+        started.process.terminate()
+        started.process.wait(20)
+    assert "Traceback" not in log.read_text() and "ERROR" not in log.read_text()

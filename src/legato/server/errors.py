@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from legato.errors import (
     ConfigError,
@@ -93,7 +94,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return response
 
 
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody is there to be told; the status is the one that proxies log for this."""
+    return Response(status_code=499)
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(LegatoError, _on_legato_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_legato_error)

@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,10 +25,6 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Result = TypeVar("Result")
 
 
-class Disconnected(Exception):
-    """The client is gone; nobody is there to be told."""
-
-
 async def hang_up(receive: Receive) -> None:
     """Returns when the client closes the connection. The body must have been read before."""
     while (await receive())["type"] != "http.disconnect":
@@ -36,7 +32,7 @@ async def hang_up(receive: Receive) -> None:
 
 
 async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``, which is cancelled at once if the client hangs up (Disconnected)."""
+    """The result of ``work``, which is cancelled at once if the client hangs up (ClientDisconnect)."""
     return await _race(work, asyncio.ensure_future(hang_up(request.receive)))
 
 
@@ -45,7 +41,7 @@ async def _race(work: Awaitable[Result], gone: asyncio.Future[None]) -> Result:
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Disconnected
+            raise ClientDisconnect
         return task.result()
     finally:
         gone.cancel()
@@ -70,7 +66,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(hang_up(receive))
-        with suppress(Disconnected):
+        with suppress(ClientDisconnect):
             await _race(self._send(scope, receive, send), gone)
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
