@@ -171,13 +171,18 @@ class EngineClient:
             await asyncio.sleep(delay)
             self._loaded = asyncio.get_running_loop().create_future()
             self.loading = ""
-            self._child = Child(self._loader, self._on_event, self._on_death)
             try:
+                self._child = Child(self._loader, self._on_event, self._on_death)
                 ready = await self._loaded
+                if self._child.has_ended.is_set():
+                    raise EngineDeadError(self._child.obituary)
             except EngineDeadError as error:
                 last = error
+            except OSError as error:
+                last = EngineDeadError(f"the engine process cannot be started: {error}")
             except BaseException:
-                self._child.kill()
+                if self._child is not None:
+                    self._child.kill()
                 raise
             else:
                 self._info, self.stats = ready.info, ready.stats
@@ -199,7 +204,7 @@ class EngineClient:
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(error)
             return
-        if not self._stopped:
+        if self.ready and not self._stopped:
             LOG.error("%s; %d requests were open", error, len(self._streams))
         for stream in self._streams.values():
             stream.put(error)
