@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import TextIO
 
 from legato.errors import RequestError
@@ -19,17 +17,6 @@ HELP = """\
 /continue       go on where the last answer stopped
 /system TEXT    set the system message and start over
 /quit           leave (so does ctrl-d); ctrl-c stops an answer"""
-
-
-@contextmanager
-def interrupt() -> Iterator[threading.Event]:
-    """Set by ctrl-c, which must not interrupt the engine in the middle of a step."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class ChatTerminal:
@@ -124,14 +111,12 @@ class ChatTerminal:
         prompt = self._llm.chat_prompt(asked + answer)
         text = begun
         self._show(begun)
-        with closing(self._llm.stream(prompt, self._params)) as pieces, interrupt() as stopped:
+        with suppress(KeyboardInterrupt), closing(self._llm.stream(prompt, self._params)) as pieces:
             for piece in pieces:
                 text += piece.text
                 self._show(piece.text)
                 if piece.finish_reason == "length":
                     self._show(" [/continue goes on]")
-                if stopped.is_set():
-                    break
         self._say("")
         self.messages = [*asked, {"role": "assistant", "content": text}]
 

@@ -11,9 +11,13 @@ The engine runs in this process. An ``LLM`` is for one thread.
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 from legato import models
@@ -67,6 +71,27 @@ class RequestOutput:
     prompt_logprobs: list[TokenChoices | None] | None
     outputs: list[CompletionOutput]
     num_cached_tokens: int
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-c waits for the end of the block: a step that is left half-way would spoil the cache."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if asked:
+        raise KeyboardInterrupt
 
 
 class LLM:
@@ -194,7 +219,9 @@ class LLM:
             for answer in answers:
                 self._engine.add(answer.request)
             while unfinished:
-                for output in self._engine.step():
+                with uninterrupted():
+                    outputs = self._engine.step()
+                for output in outputs:
                     if output.request_id not in unfinished:
                         continue
                     answer = unfinished[output.request_id]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import httpx
@@ -74,6 +77,18 @@ def test_stop_and_stream(llm: LLM) -> None:
     next(stream)
     stream.close()
     assert len(llm.generate(["a"], params, use_tqdm=False)[0].outputs[0].token_ids) <= 20
+
+
+def test_an_interrupt_leaves_a_usable_engine(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=16)
+    expected = llm.generate("Once upon a time", params, use_tqdm=False)[0].outputs
+    endless = SamplingParams(ignore_eos=True, max_tokens=1000)
+    for delay in (0.05, 0.1, 0.15):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(["a", "b", "c"], endless, use_tqdm=False)
+        llm._engine.check_integrity()
+    assert llm.generate("Once upon a time", params, use_tqdm=False)[0].outputs == expected
 
 
 def test_the_server_gives_the_same_answers(server: RunningServer, llm: LLM) -> None:
