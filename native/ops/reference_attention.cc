@@ -45,13 +45,14 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   for (int p = first; p <= position; ++p) {
     const int64_t base = (table[p / kBlock] * (int64_t)kv.kv_heads + kv_head) * dim * kBlock + p % kBlock;
     Score s{0, 0};
-    double size = 0;
+    double squares = 0;
     for (int64_t d = 0; d < dim; ++d) {
       const double product = q[d] * element(kv.type, kv.k, base + d * kBlock) * a.scale;
       s.value += product;
-      size += std::fabs(product);
+      squares += product * product;
     }
-    s.error = size * eps * (double)(dim + 4);
+    // A chain of dim roundings, each at most eps of a partial sum that grows like a random walk, added like one.
+    s.error = 4 * eps * std::sqrt((double)dim * squares);
     if (a.softcap > 0) {
       s.value = a.softcap * std::tanh(s.value / a.softcap);
       s.error += 32 * eps * std::fabs(s.value);
@@ -73,11 +74,12 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
       sizes[(size_t)d] += std::fabs(v);
     }
   }
-  // A weight's relative error: that of its exponent (twice: the maximum's too), the function's, the sums' roundings.
-  const double relative = 2 * error + eps * (double)(160 + scores.size() / 8);
+  // A weight's relative error: that of its exponent, the exponential's, and the roundings of the two sums. The
+  // maximum's error is in every weight and so in none.
+  const double relative = error + eps * (24 + 2 * std::sqrt((double)scores.size()));
   for (int64_t d = 0; d < dim; ++d) {
     result[d] = sums[(size_t)d] / total;
-    bound[d] = 2 * relative * sizes[(size_t)d] / total + 1e-37;
+    bound[d] = relative * sizes[(size_t)d] / total + 1e-37;
   }
 }
 
