@@ -14,14 +14,16 @@ bool conflict(const Access& a, const Access& b) {
 
 }  // namespace
 
-void Plan::append(Operation operation, std::vector<Access> accesses) {
-  bool barrier = false;
-  for (const Access& earlier : since_barrier_) {
-    for (const Access& now : accesses) barrier = barrier || conflict(earlier, now);
+void Plan::append(Operation operation, const std::vector<Access>& accesses) {
+  bool by_rows = true, barrier = false;
+  for (const Access& now : accesses) {
+    by_rows = by_rows && now.rows;
+    for (const Access& earlier : since_barrier_) barrier = barrier || conflict(earlier, now);
   }
+  if (!fixed_shares_ && !stages_.empty()) barrier = barrier || stages_.back().by_rows != by_rows;
   if (barrier) since_barrier_.clear();
   since_barrier_.insert(since_barrier_.end(), accesses.begin(), accesses.end());
-  stages_.push_back({std::move(operation), barrier});
+  stages_.push_back({std::move(operation), by_rows, barrier});
 }
 
 }  // namespace legato

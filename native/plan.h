@@ -1,7 +1,9 @@
 // Stages: what all threads execute together, one after the other, and where they must wait for each other.
 //
-// Operators that treat each row alone give each thread the same contiguous share of the rows, so a thread may run
-// several of them without waiting: it only reads what it wrote itself. Matrix products and attention read all rows.
+// Operators that treat each row alone are run one after the other on a part of the rows by one thread, without waiting:
+// it only reads what it wrote itself. Attention reads the rows of others. A matrix product can be shared either way: by
+// outputs when there are few rows, so that the weights are read once; by rows when there are many, so that a part of
+// the rows passes through a whole layer in one processor's cache, and the threads hardly ever meet.
 #pragma once
 #include <cstdint>
 #include <variant>
@@ -78,6 +80,7 @@ inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_no
 
 struct Stage {
   Operation operation;
+  bool by_rows;  // shared by rows of the batch; else each thread does its part of everything
   bool barrier;  // wait for all threads first
 };
 
@@ -87,7 +90,7 @@ struct Resource {
   int index;
 };
 
-// A thread touches its own rows of a resource (`rows`), or any of it.
+// A stage touches only its own rows of a resource (`rows`), or any of it.
 struct Access {
   Resource resource;
   bool rows, write;
@@ -97,10 +100,14 @@ struct Access {
 // Appends stages, with a barrier where a stage meets another thread's work since the last barrier.
 class Plan {
  public:
-  void append(Operation operation, std::vector<Access> accesses);
+  // fixed_shares: a thread has the same rows in all stages. Else a thread takes the next part of the rows, and only
+  // stages that follow each other directly have the same.
+  explicit Plan(bool fixed_shares) : fixed_shares_(fixed_shares) {}
+  void append(Operation operation, const std::vector<Access>& accesses);
   const std::vector<Stage>& stages() const { return stages_; }
 
  private:
+  const bool fixed_shares_;
   std::vector<Stage> stages_;
   std::vector<Access> since_barrier_;
 };

@@ -180,7 +180,7 @@ const float* Program::buffer_row(int buffer, int64_t row) const { return buffer_
 
 // The cache may be reserved after the operators that use it, so they are checked before the first step.
 void Program::check_kv_operators() const {
-  for (const Stage& stage : plan_.stages()) {
+  for (const Stage& stage : few_rows_.stages()) {
     const KvWrite* write = std::get_if<KvWrite>(&stage.operation);
     const Attention* attention = std::get_if<Attention>(&stage.operation);
     if (!write && !attention) continue;
@@ -211,7 +211,7 @@ Access Program::whole(int buffer, bool rows, bool write) const {
   return columns(buffer, 0, buffers_[buffer].width, rows, write);
 }
 
-void Program::plan(Operation operation, std::vector<Access> accesses) {
+void Program::plan(Operation operation, const std::vector<Access>& accesses) {
   if (head_matrix_ >= 0 && !std::holds_alternative<Logits>(operation) && !std::holds_alternative<Sample>(operation)) {
     refuse("head", "must be the last operator");
   }
@@ -221,7 +221,12 @@ void Program::plan(Operation operation, std::vector<Access> accesses) {
       if (rows.source == access.resource.index) rows.source = -1;  // stale from here on
     }
   }
-  plan_.append(std::move(operation), std::move(accesses));
+  few_rows_.append(operation, accesses);
+  std::vector<Access> by_rows = accesses;
+  if (std::holds_alternative<Linear>(operation)) {
+    for (Access& access : by_rows) access.rows = true;
+  }
+  many_rows_.append(operation, by_rows);
 }
 
 void Program::embed(int table, int out, float scale) {

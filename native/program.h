@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,23 @@ struct MatrixPart {
   int64_t rows, columns;
   const uint8_t* data;
   size_t bytes;
+};
+
+// Adds the time since the last charge to an account.
+class Meter {
+ public:
+  explicit Meter(bool on) : on_(on), last_(on ? Clock::now() : Clock::time_point()) {}
+  void charge(double& account) {
+    if (!on_) return;
+    const Clock::time_point now = Clock::now();
+    account += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const bool on_;
+  Clock::time_point last_;
 };
 
 struct StepOutput {  // for each of the R logit rows
@@ -74,8 +92,8 @@ class Program {
   const float* buffer_row(int buffer, int64_t row) const;
   int64_t max_tokens() const { return max_tokens_; }
 
-  // Seconds of thread 0 by operator since the last call, "wait" being its time at barriers. The first call switches
-  // the measurement on.
+  // Seconds of thread 0 by operator since the last call; "wait X" is its time at barriers after X. The first call
+  // switches the measurement on.
   std::map<std::string, double> profile();
 
  private:
@@ -96,9 +114,13 @@ class Program {
     Region memory;
     int source = -1;  // the buffer whose rows it holds at this point of the plan
   };
-  struct Step;  // the batch and its results while run() is at work
+  struct Step;            // the batch and its results while run() is at work
+  struct Part {           // of a stage, for one call
+    Share rows;           // of the batch
+    int thread, threads;  // of this stage; 0 of 1 when the stage is shared by rows
+  };
 
-  void plan(Operation operation, std::vector<Access> accesses);
+  void plan(Operation operation, const std::vector<Access>& accesses);
   Access columns(int buffer, int64_t begin, int64_t end, bool rows, bool write) const;
   Access whole(int buffer, bool rows, bool write) const;
   void check_columns(const char* name, int buffer, int64_t offset, int64_t width) const;
@@ -109,23 +131,26 @@ class Program {
   void check_kv_operators() const;
 
   void begin(Step& step);
+  void divide_rows(Step& step);
   void execute(Step& step, int thread);
+  void run_rows(Step& step, std::span<const Stage> stages, int thread, Meter& meter);
+  void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
   void copy_blocks(const Step& step, int thread) const;
   AttentionArgs attention_args(const Step& step, const Attention& op) const;
-  void apply(const Step&, const Embed&, int thread) const;
-  void apply(const Step&, const RopeRows&, int thread) const;
-  void apply(const Step&, const RmsNorm&, int thread) const;
-  void apply(const Step&, const HeadNorm&, int thread) const;
-  void apply(const Step&, const PrepareRows&, int thread) const;
-  void apply(const Step&, const Linear&, int thread) const;
-  void apply(const Step&, const Rope&, int thread) const;
-  void apply(const Step&, const KvWrite&, int thread) const;
-  void apply(const Step&, const Attention&, int thread) const;
-  void apply(const Step&, const Gated&, int thread) const;
-  void apply(const Step&, const Add&, int thread) const;
-  void apply(const Step&, const HeadRows&, int thread) const;
-  void apply(const Step&, const Logits&, int thread) const;
-  void apply(Step&, const Sample&, int thread) const;
+  void apply(const Step&, const Embed&, const Part&) const;
+  void apply(const Step&, const RopeRows&, const Part&) const;
+  void apply(const Step&, const RmsNorm&, const Part&) const;
+  void apply(const Step&, const HeadNorm&, const Part&) const;
+  void apply(const Step&, const PrepareRows&, const Part&) const;
+  void apply(const Step&, const Linear&, const Part&) const;
+  void apply(const Step&, const Rope&, const Part&) const;
+  void apply(const Step&, const KvWrite&, const Part&) const;
+  void apply(const Step&, const Attention&, const Part&) const;
+  void apply(const Step&, const Gated&, const Part&) const;
+  void apply(const Step&, const Add&, const Part&) const;
+  void apply(const Step&, const HeadRows&, const Part&) const;
+  void apply(const Step&, const Logits&, const Part&) const;
+  void apply(Step&, const Sample&, const Part&) const;
   SampleRow sample_row(const Step&, int64_t row) const;
 
   const Kernels& kernels_;
@@ -141,7 +166,7 @@ class Program {
   std::vector<Region> kv_memory_;
   std::vector<KvLayer> kv_layers_;
   std::array<PreparedRows, 3> prepared_;
-  Plan plan_;
+  Plan few_rows_{true}, many_rows_{false};  // the same operators: products shared by outputs, by rows
   int64_t input_vocabulary_ = 0;
   // head
   int head_matrix_ = -1;
@@ -151,7 +176,7 @@ class Program {
   int64_t logit_row_count_ = 0;
   std::atomic<bool> running_{false};
   bool profiling_ = false;
-  std::array<double, std::variant_size_v<Operation> + 1> seconds_{};  // the last: waiting
+  std::array<double, std::variant_size_v<Operation>> seconds_{}, waited_{};
 };
 
 }  // namespace legato

@@ -68,7 +68,7 @@ void test_plan() {
   const auto part = [](int buffer, bool write, int64_t begin, int64_t end) {
     return Access{{Resource::Buffer, buffer}, false, write, begin, end};
   };
-  Plan plan;
+  Plan plan(true);
   plan.append(Sample{}, {rows(0, true)});                                 // rows of 0
   plan.append(Sample{}, {rows(0, false), rows(1, true)});                 // own rows: no barrier
   plan.append(Sample{}, {part(1, false, 0, 64), part(2, true, 0, 32)});   // all rows of 1: barrier
@@ -80,6 +80,16 @@ void test_plan() {
   const bool expected[] = {false, false, true, false, true, false, true, false};
   for (size_t i = 0; i < plan.stages().size(); ++i) {
     check(plan.stages()[i].barrier == expected[i], "barrier of stage " + std::to_string(i));
+  }
+  Plan taking(false);  // a thread's rows change where stages by rows are interrupted
+  taking.append(Sample{}, {rows(0, true)});
+  taking.append(Sample{}, {part(1, true, 0, 64)});
+  taking.append(Sample{}, {rows(0, false)});
+  taking.append(Sample{}, {rows(0, false), rows(2, true)});
+  const bool expected_taking[] = {false, true, true, false};
+  for (size_t i = 0; i < taking.stages().size(); ++i) {
+    check(taking.stages()[i].barrier == expected_taking[i], "barrier of stage by turns " + std::to_string(i));
+    check(taking.stages()[i].by_rows == (i != 1), "sharing of stage " + std::to_string(i));
   }
 }
 

@@ -112,5 +112,5 @@ class Program:
     def activation(self, buffer: int, rows: int) -> NDArray[np.float32]:
         """Copy of a buffer after the last step (tests)."""
     def profile(self) -> dict[str, float]:
-        """Seconds that the first thread spent in each kind of operator since the last call; "wait" is its
-        time at barriers. The first call switches the measurement on and returns {}."""
+        """Seconds that the first thread spent in each kind of operator since the last call; "wait X" is its
+        time at barriers after X. The first call switches the measurement on and returns {}."""

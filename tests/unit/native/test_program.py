@@ -32,7 +32,8 @@ def test_logits_are_those_of_double_precision(isa: str, interleaved: bool, windo
 def hashes_in_steps(isa: str, threads: int, steps: list[list[int]], ids: list[np.ndarray]) -> list:
     """Hash of every position's logits of each sequence, computed in the given steps."""
     sequences = Sequences(ids, 200, shuffle=5)
-    program = SmallModel().program(sequences.blocks, isa, threads)
+    most = max(sum(counts) for counts in steps)
+    program = SmallModel().program(sequences.blocks, isa, threads, max_tokens=most)
     found: list[list[int]] = [[] for _ in ids]
     for counts in steps:
         hashes = iter(program.run(sequences.batch(counts))[5])
@@ -49,6 +50,17 @@ def test_bits_do_not_depend_on_batch_chunks_or_threads(isa: str) -> None:
     assert together == decoded
     for index in range(3):
         assert hashes_in_steps(isa, 1, [[33]], [ids[index]])[0] == together[index]
+
+
+def test_bits_do_not_depend_on_how_threads_share_many_rows() -> None:
+    ids = [tokens(201, seed) for seed in range(2)]
+    expected = hashes_in_steps(BEST, 1, [[40, 40]] * 5 + [[1, 1]], ids)
+    for threads, steps in [
+        (1, [[201, 150], [0, 51]]),
+        (2, [[201, 201]]),
+        (3, [[201, 200], [0, 1]]),
+    ]:
+        assert hashes_in_steps(BEST, threads, steps, ids) == expected
 
 
 def test_float32_weights_give_the_same_bits_on_every_instruction_set() -> None:

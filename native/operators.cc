@@ -1,0 +1,208 @@
+// Each operator of a program on one part of a step: the kernels' arguments, nothing else.
+#include <cmath>
+
+#include "program.h"
+#include "step.h"
+
+namespace legato {
+
+// --- operators that treat each row alone -------------------------------------------------------------------------
+
+void Program::apply(const Step& step, const Embed& op, const Part& part) const {
+  const Matrix& table = matrices_[op.table];
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    float* out = buffers_[op.out].row(t);
+    kernels_.matrix_row(table, step.batch.token_ids[t], out);
+    if (op.scale != 1.0f) kernels_.scale(out, table.columns, op.scale, 0.0f);
+  }
+}
+
+// As transformers computes them: the angle as a float, then the float functions.
+void Program::apply(const Step& step, const RopeRows& op, const Part& part) const {
+  const RopeTable& table = rope_tables_[op.table];
+  const float* frequencies = vectors_[table.inverse_frequencies].data();
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    const float position = static_cast<float>(step.batch.positions[t]);
+    float* cosines = table.row(t);
+    float* sines = cosines + table.half;
+    for (int64_t i = 0; i < table.half; ++i) {
+      const float angle = position * frequencies[i];
+      cosines[i] = std::cos(angle) * table.scale;
+      sines[i] = std::sin(angle) * table.scale;
+    }
+  }
+}
+
+void Program::apply(const Step&, const RmsNorm& op, const Part& part) const {
+  const Buffer &x = buffers_[op.x], &out = buffers_[op.out];
+  const float* weight = vectors_[op.weight].data();
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t)
+    kernels_.rms_norm(x.row(t), weight, out.row(t), x.width, op.eps);
+}
+
+void Program::apply(const Step&, const HeadNorm& op, const Part& part) const {
+  const float* weight = vectors_[op.weight].data();
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    float* head = buffers_[op.x].row(t) + op.offset;
+    for (int h = 0; h < op.heads; ++h, head += op.head_dim) kernels_.rms_norm(head, weight, head, op.head_dim, op.eps);
+  }
+}
+
+void Program::apply(const Step&, const PrepareRows& op, const Part& part) const {
+  const Share rows = part.rows;
+  if (rows.begin == rows.end) return;
+  const Buffer& x = buffers_[op.x];
+  uint8_t* out = prepared_[static_cast<size_t>(op.form)].memory.data();
+  const size_t row_bytes = kernels_.row_bytes(op.form, op.columns);
+  kernels_.prepare_rows(op.form, x.row(rows.begin), x.stride, rows.end - rows.begin, op.columns,
+                        out + rows.begin * row_bytes);
+}
+
+void Program::apply(const Step&, const Rope& op, const Part& part) const {
+  const RopeTable& table = rope_tables_[op.table];
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    const float* cosines = table.row(t);
+    float* head = buffers_[op.x].row(t) + op.offset;
+    for (int h = 0; h < op.heads; ++h, head += op.head_dim) {
+      kernels_.rope(head, cosines, cosines + table.half, op.rotary_dim, op.interleaved);
+    }
+  }
+}
+
+void Program::apply(const Step& step, const KvWrite& op, const Part& part) const {
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    kernels_.kv_write(kv_layers_[op.layer], buffers_[op.k].row(t) + op.k_offset, buffers_[op.v].row(t) + op.v_offset,
+                      step.batch.slots[t]);
+  }
+}
+
+void Program::apply(const Step&, const Gated& op, const Part& part) const {
+  const Buffer& out = buffers_[op.out];
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    const float* x = buffers_[op.x].row(t);
+    kernels_.gated(x + op.gate_offset, x + op.up_offset, out.row(t), out.width, op.activation);
+  }
+}
+
+void Program::apply(const Step&, const Add& op, const Part& part) const {
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    kernels_.add(buffers_[op.x].row(t), buffers_[op.y].row(t), buffers_[op.x].width);
+  }
+}
+
+// --- matrix products and attention ----------------------------------------------------------------------------------
+
+void Program::apply(const Step&, const Linear& op, const Part& part) const {
+  const Matrix& matrix = matrices_[op.matrix];
+  const Share tiles = share((matrix.rows + kLanes - 1) / kLanes, part.thread, part.threads), rows = part.rows;
+  if (tiles.begin == tiles.end || rows.begin == rows.end) return;
+  const Buffer& out = buffers_[op.out];
+  const PreparedRows& prepared = prepared_[static_cast<size_t>(op.form)];
+  const uint8_t* x = prepared.memory.data() + rows.begin * kernels_.row_bytes(op.form, matrix.columns);
+  const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
+  kernels_.matmul(matrix, x, rows.end - rows.begin, tiles.begin, tiles.end, out.row(rows.begin) + op.out_offset,
+                  out.stride, bias, op.accumulate);
+}
+
+AttentionArgs Program::attention_args(const Step& step, const Attention& op) const {
+  const BatchView& batch = step.batch;
+  const Buffer &q = buffers_[op.q], &out = buffers_[op.out];
+  AttentionArgs args;
+  args.q = q.row(0) + op.q_offset;
+  args.q_stride = q.stride;
+  args.out = out.row(0);
+  args.out_stride = out.stride;
+  args.kv = kv_layers_[op.layer];
+  args.positions = batch.positions.data;
+  args.sequences = batch.sequences.data;
+  args.block_tables = batch.block_tables.data;
+  args.table_stride = batch.block_tables.columns;
+  args.rows = static_cast<int32_t>(step.tokens);
+  args.heads = op.heads;
+  args.window = op.window;
+  args.scale = op.scale;
+  args.softcap = op.softcap;
+  return args;
+}
+
+void Program::apply(const Step& step, const Attention& op, const Part& part) const {
+  kernels_.attention(attention_args(step, op), attention_scratch_.data(), op.phase, part.thread, part.threads);
+}
+
+// --- head ----------------------------------------------------------------------------------------------------------
+
+void Program::apply(const Step& step, const HeadRows& op, const Part& part) const {
+  const Share rows = share(step.logit_rows, part.thread, part.threads);
+  const Buffer& x = buffers_[op.x];
+  const float* weight = vectors_[op.weight].data();
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    float* normed = reinterpret_cast<float*>(head_norm_.data()) + r * x.width;
+    kernels_.rms_norm(x.row(step.batch.logit_rows[r]), weight, normed, x.width, op.eps);
+    kernels_.prepare_rows(op.form, normed, x.width, 1, x.width, head_prepared_.data() + r * head_row_bytes_);
+  }
+}
+
+void Program::apply(const Step& step, const Logits& op, const Part& part) const {
+  const Matrix& matrix = matrices_[op.matrix];
+  const Share tiles = share((matrix.rows + kLanes - 1) / kLanes, part.thread, part.threads);
+  if (tiles.begin == tiles.end || step.logit_rows == 0) return;
+  float* logits = reinterpret_cast<float*>(logits_.data());
+  const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
+  kernels_.matmul(matrix, head_prepared_.data(), step.logit_rows, tiles.begin, tiles.end, logits, matrix.rows, bias,
+                  false);
+  if (op.scale == 1.0f && op.softcap == 0.0f) return;
+  const int64_t begin = tiles.begin * kLanes, end = std::min(tiles.end * kLanes, matrix.rows);
+  for (int64_t r = 0; r < step.logit_rows; ++r) {
+    kernels_.scale(logits + r * matrix.rows + begin, end - begin, op.scale, op.softcap);
+  }
+}
+
+SampleRow Program::sample_row(const Step& step, int64_t r) const {
+  const SamplingView& s = step.batch.sampling;
+  SampleRow row;
+  row.temperature = s.temperature[r];
+  row.top_p = s.top_p[r];
+  row.min_p = s.min_p[r];
+  row.repetition_penalty = s.repetition_penalty[r];
+  row.presence_penalty = s.presence_penalty[r];
+  row.frequency_penalty = s.frequency_penalty[r];
+  row.top_k = s.top_k[r];
+  row.forced = s.forced[r];
+  row.num_logprobs = s.num_logprobs[r];
+  row.seed = s.seed[r];
+  row.output_position = s.output_position[r];
+  row.prompt_ids = s.prompt_ids.data + s.prompt_indptr[r];
+  row.prompt_count = s.prompt_indptr[r + 1] - s.prompt_indptr[r];
+  row.output_ids = s.output_ids.data + s.output_indptr[r];
+  row.output_count = s.output_indptr[r + 1] - s.output_indptr[r];
+  row.bias_ids = s.bias_ids.data + s.bias_indptr[r];
+  row.bias_values = s.bias_values.data + s.bias_indptr[r];
+  row.bias_count = s.bias_indptr[r + 1] - s.bias_indptr[r];
+  row.mask = s.mask_index[r] < 0 ? nullptr : s.masks.data + s.mask_index[r] * s.masks.columns;
+  return row;
+}
+
+// Rows differ in cost by far (greedy, top-p with log-probabilities), so each thread takes the next one.
+void Program::apply(Step& step, const Sample&, const Part& part) const {
+  const int64_t vocabulary = this->vocabulary();
+  StepOutput& output = step.output;
+  while (true) {
+    const int64_t r = step.next_sample.fetch_add(1, std::memory_order_relaxed);
+    if (r >= step.logit_rows) return;
+    const float* logits = this->logits() + r * vocabulary;
+    if (step.batch.hash_logits) output.hashes[r] = kernels_.hash_row(logits, vocabulary);
+    const SampleRow row = sample_row(step, r);
+    SampleResult result{-1, 0, NAN, nullptr, nullptr};
+    if (row.num_logprobs > 0) {
+      result.top_ids = output.top_ids.data() + r * output.top_columns;
+      result.top_logprobs = output.top_logprobs.data() + r * output.top_columns;
+    }
+    kernels_.sample(logits, vocabulary, row, result, sample_scratch_.data() + part.thread * sample_scratch_bytes_);
+    output.tokens[r] = result.token;
+    if (row.num_logprobs < 0) continue;
+    output.logprobs[r] = result.logprob;
+    output.ranks[r] = result.rank;
+  }
+}
+
+}  // namespace legato
