@@ -12,7 +12,7 @@ namespace legato {
 namespace {
 
 // With this many rows each thread has enough of them to use a matrix well.
-constexpr int64_t kManyRows = 64;
+constexpr int64_t kManyRows = 32;
 // Rows that pass through a layer together: their activations fit into a second-level cache.
 constexpr int64_t kPartRows = 64;
 
@@ -66,9 +66,9 @@ void Program::begin(Step& step) {
   if (scratch > attention_scratch_.size()) attention_scratch_ = Region(scratch, Pages::Small);
 }
 
-// Parts of equal size, as many for each thread; the products work on rows in blocks of 2, 4 or 6.
+// Parts of equal size, as many for each thread; the products work on rows in blocks of 4 or 6.
 void Program::divide_rows(Step& step) {
-  constexpr int64_t unit = 12;
+  constexpr int64_t unit = 4;
   const int64_t turns = (step.tokens + kPartRows * threads_.count() - 1) / (kPartRows * threads_.count());
   const int64_t even = (step.tokens + turns * threads_.count() - 1) / (turns * threads_.count());
   step.part_rows = (even + unit - 1) / unit * unit;
