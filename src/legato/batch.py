@@ -69,7 +69,7 @@ class Batch:
 class StepResult:
     """What came back, for each of the R logit rows."""
 
-    token_ids: I32  # [R]
+    token_ids: I32  # [R]; -1 where the logits are not numbers, or no token was allowed
     logprobs: F32  # [R] of the chosen token; NaN where not asked for
     ranks: I32  # [R] 1 = most likely; 0 where not asked for
     top_ids: I32  # [R, max(num_logprobs)]; -1 beyond a row's own number

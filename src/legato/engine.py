@@ -155,6 +155,11 @@ class Engine:
         row = 0
         for part in parts:
             sequence = part.sequence
+            if any(token < 0 for token in tokens[row : row + part.num_rows]):
+                # What led to them must not reach the cache: the part does not count as computed.
+                outputs.append(self._fail(sequence, EngineError("the logits are not numbers")))
+                row += part.num_rows
+                continue
             if part.num_forced:
                 wanted = sequence.params.prompt_logprobs or 0
                 sequence.prompt_logprobs += [

@@ -47,10 +47,11 @@ def log_probability(tokens: list[int], token: int) -> float:
 
 @dataclass
 class FakeProgram:
-    """``broken``: a batch that holds this token fails."""
+    """``broken``: a batch that holds this token fails. ``nan``: after this token, no logits are numbers."""
 
     num_blocks: int = 64
     broken: int = -1
+    nan: int = -1
     steps: int = 0
     rows: list[int] = field(default_factory=list)  # of each step
 
@@ -96,7 +97,7 @@ class FakeProgram:
             token = int(s.forced[r])
             if token < 0:
                 token = next_token(tokens, how_of_row(batch, r), allowed_of_row(batch, r))
-            token_ids[r] = token
+            token_ids[r] = -1 if self.nan in tokens else token
             if s.num_logprobs[r] >= 0:
                 logprobs[r], ranks[r] = log_probability(tokens, token), 1 + len(tokens)
                 for i in range(s.num_logprobs[r]):

@@ -136,6 +136,21 @@ def test_a_failing_sequence_fails_alone() -> None:
     assert tokens(outputs + run(engine), "good") == expected(good, 0, 1000)[0]
 
 
+def test_logits_that_are_not_numbers_fail_their_request_only() -> None:
+    engine = Engine(FakeProgram(nan=13), model_info(), EngineConfig())
+    good = ask("good", [1, 2, 3])
+    engine.add(good)
+    engine.add(ask("sampled", [1, 2, 13]))
+    engine.add(ask("scored", [13, *range(20, 40)], prompt_logprobs=0))
+    outputs = run(engine)
+    assert tokens(outputs, "good") == expected(good, 0, 1000)[0]
+    for name in ("sampled", "scored"):
+        (failed,) = [output for output in outputs if output.request_id == name]
+        assert failed.finish_reason == "error" and "not numbers" in (failed.error or "")
+        assert failed.token_ids == []
+    engine.check_integrity()
+
+
 def test_resumed_output_goes_on_where_it_stood() -> None:
     whole = ask("a", [1, 2, 3], temperature=1.0, seed=3, max_tokens=20, frequency_penalty=0.5)
     engine = make()
