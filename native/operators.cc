@@ -48,14 +48,20 @@ void Program::apply(const Step&, const HeadNorm& op, const Part& part) const {
   }
 }
 
-void Program::apply(const Step&, const PrepareRows& op, const Part& part) const {
+// Where rows from `begin` on are kept. With few rows, all of them follow each other, for the product reads them all.
+// With many, a part's place must not depend on the columns: other parts may be at a product of another width.
+uint8_t* Program::prepared_row(const Step& step, RowForm form, int64_t columns, int64_t begin) const {
+  const PreparedRows& prepared = prepared_[static_cast<size_t>(form)];
+  const size_t row_bytes = step.many_rows ? prepared.row_bytes : kernels_.row_bytes(form, columns);
+  return prepared.memory.data() + begin * row_bytes;
+}
+
+void Program::apply(const Step& step, const PrepareRows& op, const Part& part) const {
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
   const Buffer& x = buffers_[op.x];
-  uint8_t* out = prepared_[static_cast<size_t>(op.form)].memory.data();
-  const size_t row_bytes = kernels_.row_bytes(op.form, op.columns);
   kernels_.prepare_rows(op.form, x.row(rows.begin), x.stride, rows.end - rows.begin, op.columns,
-                        out + rows.begin * row_bytes);
+                        prepared_row(step, op.form, op.columns, rows.begin));
 }
 
 void Program::apply(const Step&, const Rope& op, const Part& part) const {
@@ -92,13 +98,12 @@ void Program::apply(const Step&, const Add& op, const Part& part) const {
 
 // --- matrix products and attention ----------------------------------------------------------------------------------
 
-void Program::apply(const Step&, const Linear& op, const Part& part) const {
+void Program::apply(const Step& step, const Linear& op, const Part& part) const {
   const Matrix& matrix = matrices_[op.matrix];
   const Share tiles = share((matrix.rows + kLanes - 1) / kLanes, part.thread, part.threads), rows = part.rows;
   if (tiles.begin == tiles.end || rows.begin == rows.end) return;
   const Buffer& out = buffers_[op.out];
-  const PreparedRows& prepared = prepared_[static_cast<size_t>(op.form)];
-  const uint8_t* x = prepared.memory.data() + rows.begin * kernels_.row_bytes(op.form, matrix.columns);
+  const uint8_t* x = prepared_row(step, op.form, matrix.columns, rows.begin);
   const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
   kernels_.matmul(matrix, x, rows.end - rows.begin, tiles.begin, tiles.end, out.row(rows.begin) + op.out_offset,
                   out.stride, bias, op.accumulate);

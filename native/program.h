@@ -143,6 +143,7 @@ class Program {
   void apply(const Step&, const HeadNorm&, const Part&) const;
   void apply(const Step&, const PrepareRows&, const Part&) const;
   void apply(const Step&, const Linear&, const Part&) const;
+  uint8_t* prepared_row(const Step&, RowForm, int64_t columns, int64_t begin) const;
   void apply(const Step&, const Rope&, const Part&) const;
   void apply(const Step&, const KvWrite&, const Part&) const;
   void apply(const Step&, const Attention&, const Part&) const;
