@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gguf
+import numpy as np
 import torch
 import transformers
 from gguf_export import unpermute
+from transformers.initialization import no_init_weights
 
 FAMILIES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3": "Gemma3Text"}
 
 
 def oracle(path: Path) -> torch.nn.Module:
     """Plain files: no scaling of the rotation, Gemma's pattern of five sliding layers to one."""
-    reader = gguf.GGUFReader(path)
+    # np.memmap is a slow subclass: the reader slices it a million times for a large vocabulary
+    with mock.patch("numpy.memmap", lambda file, mode: np.fromfile(file, np.uint8)):
+        reader = gguf.GGUFReader(path)
     architecture = field(reader, "general.architecture")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     config = read_config(reader, architecture, tied="output.weight" not in tensors)
     family = FAMILIES[architecture].removesuffix("Text")
-    model = getattr(transformers, f"{family}ForCausalLM")(config).float()
+    with no_init_weights():
+        model = getattr(transformers, f"{family}ForCausalLM")(config).float()
+    model.tie_weights()
     names = gguf.get_tensor_name_map(
         {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture], config.num_hidden_layers
     )
