@@ -122,7 +122,14 @@ class Scheduler:
             self._followers[leader] = followers
 
     def schedule(self) -> list[Part]:
-        """The parts of the coming step, decodes first; their sequences hold what they need."""
+        """The parts of the coming step, decodes first; their sequences hold what they need.
+
+        Empty only without work. A preemption may leave nothing, when the victim had taken the whole
+        budget and the more urgent sequence still has no room; the others have their turn then.
+        """
+        return self._plan() or self._plan()
+
+    def _plan(self) -> list[Part]:
         plan = Plan(self.max_tokens, self.max_rows)
         self._plan_decodes(plan)
         for sequence in self.running:

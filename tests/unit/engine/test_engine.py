@@ -260,3 +260,18 @@ def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
     # The others wait until 80 tokens are computed (in two steps), and share 5 blocks of them.
     assert program.rows == [50, 31 + 19, 1 + 3]
     assert [o.cached_tokens for o in outputs] == [0, 0, 80, 80, 80]
+
+
+def test_a_preemption_in_vain_leaves_a_step_for_the_others() -> None:
+    """Found by the random schedules."""
+    engine = make(num_blocks=3, max_model_len=20, max_num_seqs=2, max_num_batched_tokens=3)
+    scored = ask("scored", list(range(16)), prompt_logprobs=0, max_tokens=1)
+    scored.priority = 1
+    engine.add(scored)
+    engine.step()
+    engine.add(ask("short", [1], max_tokens=1))
+    engine.add(ask("long", [1, 2, 3, *range(16)], max_tokens=1))
+    while engine.has_work:
+        assert engine.step() or engine.stats().last_step_tokens
+        engine.check_integrity()
+    assert engine.stats().preemptions == 1
