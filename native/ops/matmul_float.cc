@@ -27,7 +27,14 @@ constexpr int kRows = 1, kTiles = 1;
 #endif
 constexpr int64_t kPassRows = 16 * kRows;  // rows that share one reading of the weights
 constexpr int64_t kChunkSteps = 64;        // steps after which the next rows get their turn: weights stay in L1
-constexpr int64_t kAhead = 1024;           // bytes of each tile prefetched ahead of the first rows
+constexpr int64_t kAheadSteps = 16;        // prefetch distance of a block that is alone
+
+// Which of the tiles a block prefetches, and how many steps ahead. Blocks of one chunk share the next chunk, so that
+// memory is busy while they compute.
+struct Fetch {
+  int first, last;
+  int64_t steps;
+};
 
 // Sums of R rows x T tiles over a chunk of steps, in registers.
 template <Format F, int R, int T>
@@ -83,7 +90,7 @@ struct Block {
 
   // sums: [R][sum_stride] floats, of which T x 16 are used: the chain's state between chunks.
   void run(const uint8_t* w, int64_t tile_bytes, const uint8_t* x, int64_t row_bytes, int64_t begin, int64_t end,
-           int64_t steps, bool prefetch, float* sums) {
+           int64_t steps, const Fetch& fetch, float* sums) {
     constexpr int64_t kInputBytes = kInputs<F> * (F == Format::BF16 && kBf16Dot ? 2 : 4);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -93,11 +100,13 @@ struct Block {
       }
     }
     for (int64_t s = begin; s < end; ++s) {
-      if (prefetch) {
-        int64_t at = s * 64 + kAhead;  // past the end of these tiles: on to the next ones
-        if (at >= steps * 64) at += (T - 1) * tile_bytes;
+      int64_t later = s + fetch.steps;
+      if (later >= steps) later += (T - 1) * steps;  // past the end of these tiles: on to the next ones
+      if (fetch.last - fetch.first == T) {
 #pragma GCC unroll 4
-        for (int t = 0; t < T; ++t) __builtin_prefetch(w + t * tile_bytes + at);
+        for (int t = 0; t < T; ++t) __builtin_prefetch(w + t * tile_bytes + later * 64);
+      } else {
+        for (int t = fetch.first; t < fetch.last; ++t) __builtin_prefetch(w + t * tile_bytes + later * 64);
       }
       step(w + s * 64, tile_bytes, x + s * kInputBytes, row_bytes);
     }
@@ -116,31 +125,21 @@ struct Job {
   Target target;
 };
 
-// One chunk of `count` rows (at most kRows) x T tiles.
 template <Format F, int R, int T>
-[[gnu::noinline]] void chunk(const Job& job, int64_t tile, int64_t row, int64_t begin, int64_t end, bool prefetch,
+[[gnu::noinline]] void chunk(const Job& job, int64_t tile, int64_t row, int64_t begin, int64_t end, const Fetch& fetch,
                              float* sums) {
   Block<F, R, T> block;
   block.run(job.matrix->data + tile * job.matrix->tile_bytes, job.matrix->tile_bytes, job.rows + row * job.row_bytes,
-            job.row_bytes, begin, end, job.steps, prefetch, sums);
+            job.row_bytes, begin, end, job.steps, fetch, sums);
 }
 
-template <Format F, int T>
-void chunk_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, int64_t begin, int64_t end, bool prefetch,
-                   float* sums) {
-  switch (count) {
-    case 6:
-      return chunk < F, kRows<6 ? 1 : 6, T>(job, tile, row, begin, end, prefetch, sums);
-    case 5:
-      return chunk < F, kRows<5 ? 1 : 5, T>(job, tile, row, begin, end, prefetch, sums);
-    case 4:
-      return chunk < F, kRows<4 ? 1 : 4, T>(job, tile, row, begin, end, prefetch, sums);
-    case 3:
-      return chunk < F, kRows<3 ? 1 : 3, T>(job, tile, row, begin, end, prefetch, sums);
-    case 2:
-      return chunk < F, kRows<2 ? 1 : 2, T>(job, tile, row, begin, end, prefetch, sums);
-    default:
-      return chunk<F, 1, T>(job, tile, row, begin, end, prefetch, sums);
+// One chunk of `count` rows (1..R).
+template <Format F, int R, int T>
+void chunk_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, int64_t begin, int64_t end,
+                   const Fetch& fetch, float* sums) {
+  if constexpr (R > 0) {
+    if (count == R) return chunk<F, R, T>(job, tile, row, begin, end, fetch, sums);
+    chunk_of_rows<F, R - 1, T>(count, job, tile, row, begin, end, fetch, sums);
   }
 }
 
@@ -148,12 +147,19 @@ void chunk_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, int
 template <Format F, int T>
 void tiles(const Job& job, int64_t tile, int64_t row, int64_t count) {
   alignas(64) float sums[kPassRows * T * 16];
-  const int64_t size = count <= kRows ? job.steps : kChunkSteps;  // nobody to share a chunk with: no chunks
+  const int64_t blocks = (count + kRows - 1) / kRows;
+  const int64_t size = blocks == 1 ? job.steps : kChunkSteps;  // nobody to share a chunk with: one chunk
+  const int shares = blocks <= 2   ? 1
+                     : blocks == 3 ? (T + 1) / 2
+                                   : T;  // each of so many blocks fetches T / shares tiles
   for (int64_t begin = 0; begin < job.steps; begin += size) {
     const int64_t end = begin + size < job.steps ? begin + size : job.steps;
+    Fetch fetch{0, T / shares, blocks <= 2 ? kAheadSteps : kChunkSteps};
     for (int64_t r = 0; r < count; r += kRows) {
-      chunk_of_rows<F, T>(count - r < kRows ? count - r : kRows, job, tile, row + r, begin, end, r == 0,
-                          sums + r * T * 16);
+      chunk_of_rows<F, kRows, T>(count - r < kRows ? count - r : kRows, job, tile, row + r, begin, end, fetch,
+                                 sums + r * T * 16);
+      fetch.first = fetch.last;
+      fetch.last = fetch.last + T / shares < T ? fetch.last + T / shares : T;
     }
   }
   const Target& target = job.target;

@@ -125,11 +125,9 @@ struct Block {
     }
   }
 
-  // ahead: how far to prefetch weights, in bytes.
+  // Fetches weights that are needed later: `fetch_bytes` from `fetch` on in every group.
   [[gnu::always_inline]] void run(const uint8_t* tile, int64_t tile_bytes, int64_t groups, int part,
-                                  const uint8_t* rows, int64_t row_bytes, int64_t ahead) {
-    const int64_t step_bytes = (tile_bytes * T / groups + 63) / 64 * 64;
-    const uint8_t* next = tile + ahead;
+                                  const uint8_t* rows, int64_t row_bytes, const uint8_t* fetch, int64_t fetch_bytes) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       x[r] = (const Q8Group*)(rows + r * row_bytes);
@@ -137,10 +135,8 @@ struct Block {
       for (int t = 0; t < T; ++t) acc[t][r] = Vec::zero();
     }
     for (int64_t g = 0; g < groups; ++g) {
-      if (ahead != 0) {
-        for (int64_t b = 0; b < step_bytes; b += 64) __builtin_prefetch(next + b);
-        next += step_bytes;
-      }
+      for (int64_t b = 0; b < fetch_bytes; b += 64) __builtin_prefetch(fetch + b);
+      fetch += fetch_bytes;
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) group[t].open(tile + t * tile_bytes, groups, g, part);
       start<0>();
@@ -167,12 +163,12 @@ struct Job {
 };
 
 template <Format F, int R, int T>
-[[gnu::noinline]] void block(const Job& job, int64_t tile, int64_t row, int64_t ahead) {
+[[gnu::noinline]] void block(const Job& job, int64_t tile, int64_t row, const uint8_t* fetch, int64_t fetch_bytes) {
   const Matrix& m = *job.matrix;
   for (int part = 0; part < kLanes / kWidth; ++part) {
     Block<F, R, T> b;
     b.run(m.data + tile * m.tile_bytes, m.tile_bytes, m.columns / 32, part, job.rows + row * job.row_bytes,
-          job.row_bytes, part == 0 ? ahead : 0);
+          job.row_bytes, fetch, part == 0 ? fetch_bytes : 0);
     for (int t = 0; t < T; ++t) {
       const int64_t n = (tile + t) * kLanes + part * kWidth;
       if (n >= m.rows) break;
@@ -184,45 +180,63 @@ template <Format F, int R, int T>
   }
 }
 
-// Rows that one block keeps in registers, for blocks of one tile and of two. Two tiles share each broadcast of inputs:
-// better for many rows, where loads are what limits; one tile reads weights in a line: better for few.
+// Rows that one block keeps in registers, for blocks of one tile and of two (0: never). Two tiles share each broadcast
+// of inputs, better for many rows; one tile reads weights in a line, better for few. Q6_K has two scales: one tile.
 #if defined(__AVX512BW__)
-constexpr int kRowsOfOne = 8, kRowsOfTwo = 4;
-#elif defined(__AVX2__)
-constexpr int kRowsOfOne = 4, kRowsOfTwo = 0;
+template <Format F>
+constexpr int kRowsOfOne = F == Format::Q6_K ? 8 : 6;
+template <Format F>
+constexpr int kRowsOfTwo = F == Format::Q6_K ? 0 : 4;
 #else
-constexpr int kRowsOfOne = 1, kRowsOfTwo = 0;
+template <Format F>
+constexpr int kRowsOfOne = kWidth == 8 ? 4 : 1;
+template <Format F>
+constexpr int kRowsOfTwo = 0;
 #endif
-constexpr int64_t kAhead = 8192;  // prefetch distance in bytes
+constexpr int64_t kAhead = 8192;  // prefetch distance in bytes, of a single block
+constexpr int64_t kShares = 4;    // blocks that share the prefetching of the next tiles
 
 template <Format F, int R, int T>
-void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, int64_t ahead) {
+void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, const uint8_t* fetch, int64_t bytes) {
   if constexpr (R > 0) {
-    if (count == R) return block<F, R, T>(job, tile, row, ahead);
-    rest_of_rows<F, R - 1, T>(count, job, tile, row, ahead);
+    if (count == R) return block<F, R, T>(job, tile, row, fetch, bytes);
+    rest_of_rows<F, R - 1, T>(count, job, tile, row, fetch, bytes);
   }
 }
 
+// All rows of a pass for T tiles. A single block fetches weights a little ahead of itself; several blocks share the
+// work of fetching the next tiles, so that memory is busy while they compute.
 template <Format F, int R, int T>
 void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end) {
-  int64_t ahead = kAhead;
-  for (; row + R <= end; row += R, ahead = 0) block<F, R, T>(job, tile, row, ahead);
-  rest_of_rows<F, R - 1, T>(end - row, job, tile, row, ahead);
+  const int64_t groups = job.matrix->columns / 32, bytes = T * job.matrix->tile_bytes;
+  const uint8_t* here = job.matrix->data + tile * job.matrix->tile_bytes;
+  const int64_t blocks = (end - row + R - 1) / R, shares = blocks < kShares ? blocks : kShares;
+  const uint8_t* fetch = here + (blocks == 1 ? kAhead : bytes);
+  int64_t per_group = (bytes / shares / groups + 63) / 64 * 64;
+  for (int64_t b = 0; row < end; ++b, row += R) {
+    if (b == shares) per_group = 0;
+    if (end - row >= R) {
+      block<F, R, T>(job, tile, row, fetch, per_group);
+    } else {
+      rest_of_rows<F, R - 1, T>(end - row, job, tile, row, fetch, per_group);
+    }
+    fetch += bytes / shares;
+  }
 }
 
 // Weights stream once for each pass of rows that fits in the cache.
 template <Format F>
 void matmul_format(const Job& job, int64_t rows, int64_t tile_begin, int64_t tile_end) {
-  const int64_t pass = rows_per_pass(rows, job.row_bytes, kRowsOfOne);
+  const int64_t pass = rows_per_pass(rows, job.row_bytes, 24);
   for (int64_t row = 0; row < rows; row += pass) {
     const int64_t end = row + pass < rows ? row + pass : rows;
     int64_t tile = tile_begin;
-    if constexpr (kRowsOfTwo > 0 && !Group<F>::kSix) {  // two scales: registers for one tile only
-      if (end - row > kRowsOfOne) {
-        for (; tile + 2 <= tile_end; tile += 2) rows_of_tiles<F, kRowsOfTwo, 2>(job, tile, row, end);
+    if constexpr (kRowsOfTwo<F> > 0) {
+      if (end - row > kRowsOfOne<F>) {
+        for (; tile + 2 <= tile_end; tile += 2) rows_of_tiles<F, kRowsOfTwo<F>, 2>(job, tile, row, end);
       }
     }
-    for (; tile < tile_end; ++tile) rows_of_tiles<F, kRowsOfOne, 1>(job, tile, row, end);
+    for (; tile < tile_end; ++tile) rows_of_tiles<F, kRowsOfOne<F>, 1>(job, tile, row, end);
   }
 }
 
