@@ -34,6 +34,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "llama-biases": ("Llama", "llama", HEAD | {"attention_bias": True, "mlp_bias": True}, {}),
     "llama-linear": ("Llama", "llama", HEAD | {"rope_parameters": LINEAR}, LINEAR_KEYS),
     "llama-yarn": ("Llama", "llama", HEAD | {"rope_parameters": YARN}, YARN_KEYS),
+    "mistral": (
+        "Mistral",
+        "llama",
+        HEAD | {"sliding_window": 19},
+        {"attention.sliding_window": 19},
+    ),
     "qwen2": ("Qwen2", "qwen2", HEAD, {}),
     "qwen3": ("Qwen3", "qwen3", {"head_dim": 32}, {}),
     "gemma3": ("Gemma3Text", "gemma3", GEMMA_FILE, GEMMA_KEYS),

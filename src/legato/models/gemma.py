@@ -38,14 +38,14 @@ def gemma3(config: ModelConfig) -> ModelSpec:
     if config.has("text_config"):
         config = config.section("text_config")
         config.values.setdefault("model_type", "gemma3_text")
-    sizes = read_sizes(config, **({} if config.has("gguf") else DEFAULTS))
-    in_file = not config.boolean("gguf", False)  # GGUF holds 1 + weight already
+    sizes = read_sizes(config, **DEFAULTS)
+    plus_one = not config.boolean("norms_hold_one", False)
     tied = config.boolean("tie_word_embeddings", outer.boolean("tie_word_embeddings", True))
 
     def norm(name: str) -> RMSNorm:
-        return RMSNorm(f"{name}.weight", sizes.hidden, sizes.eps, plus_one=in_file)
+        return RMSNorm(f"{name}.weight", sizes.hidden, sizes.eps, plus_one=plus_one)
 
-    attentions = _attentions(config, sizes, plus_one=in_file)
+    attentions = _attentions(config, sizes, plus_one=plus_one)
     act = activation(config, "hidden_activation", "gelu_pytorch_tanh")
     residuals: list[Residual] = []
     for layer in range(sizes.layers):

@@ -14,11 +14,8 @@ def llama(config: ModelConfig) -> ModelSpec:
     rope = read_rope(config, sizes.head_dim, default_base=10000.0)
     bias = config.boolean("attention_bias", False)
     out_bias = config.boolean("attention_out_bias", bias)
-    # transformers' Llama has no window; Mistral's GGUF files call themselves llama
-    gguf = config.boolean("gguf", False)
-    window = config.integer("sliding_window", 0, minimum=0) if gguf else 0
 
     def attend(layer: int) -> Attention:
-        return attention(layer, sizes, rope, bias=bias, out_bias=out_bias, window=window)
+        return attention(layer, sizes, rope, bias=bias, out_bias=out_bias)
 
     return plain_decoder(config, sizes, attend, mlp_bias=config.boolean("mlp_bias", False))

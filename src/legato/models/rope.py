@@ -121,7 +121,7 @@ def rope_from(
         config.fail("head_dim", f"{dim} is odd: the rotation needs pairs")
     kind = section.text("rope_type", section.text("type", "default"))
     factors = "rope_freqs.weight" if config.boolean("rope_frequency_factors", False) else None
-    interleaved = config.boolean("gguf", False) and config.text("model_type", "") == "llama"
+    interleaved = config.boolean("rope_pairs_interleaved", False)
     return Rope(dim, base, _scaling(section, config, kind), interleaved, factors)
 
 

@@ -72,31 +72,40 @@ def translate(
         if key.startswith(architecture + ".")
     }
     _refuse_unknown(path, architecture, own)
-    values = {ours: own[theirs] for theirs, ours in _RENAMED.items() if theirs in own}
-    labels = {ours: f"{architecture}.{theirs}" for theirs, ours in _RENAMED.items()}
-    scaling_labels = {
-        f"rope_scaling.{ours}": f"{architecture}.{theirs}" for theirs, ours in _SCALING.items()
-    }
-    config = ModelConfig(path, values, labels | scaling_labels)
+    config = _renamed(path, architecture, own)
     _check_head_width(config, architecture, own)
-    values.update(
-        model_type=architecture,
-        hidden_act=ACTIVATIONS[architecture],
-        gguf=True,
-        tie_word_embeddings="lm_head.weight" not in tensor_names,
-        attention_bias="layers.0.self_attn.q_proj.bias" in tensor_names,
-        attention_out_bias="layers.0.self_attn.o_proj.bias" in tensor_names,
-        mlp_bias="layers.0.mlp.gate_proj.bias" in tensor_names,
-        rope_frequency_factors="rope_freqs.weight" in tensor_names,
-    )
-    if "vocab_size" not in values and isinstance(
-        tokens := metadata.get("tokenizer.ggml.tokens"), list
-    ):
-        values["vocab_size"] = len(tokens)
+    config.values.update(_facts(architecture, tensor_names))
+    if isinstance(tokens := metadata.get("tokenizer.ggml.tokens"), list):
+        config.values["vocab_size"] = len(tokens)
     _rope_scaling(config, own)
+    if architecture == "llama" and config.has("sliding_window"):
+        config.values["model_type"] = "mistral"  # whose files call themselves llama
     if architecture == "gemma3":
         _gemma(config)
     return config
+
+
+def _renamed(path: Path, architecture: str, own: dict[str, Any]) -> ModelConfig:
+    """The keys that only have another name."""
+    labels = {ours: f"{architecture}.{theirs}" for theirs, ours in _RENAMED.items()}
+    for theirs, ours in _SCALING.items():
+        labels[f"rope_scaling.{ours}"] = f"{architecture}.{theirs}"
+    values = {ours: own[theirs] for theirs, ours in _RENAMED.items() if theirs in own}
+    return ModelConfig(path, values, labels)
+
+
+def _facts(architecture: str, tensor_names: Collection[str]) -> dict[str, Any]:
+    """What the metadata does not say: it follows from the architecture and from which tensors exist."""
+    return {
+        "model_type": architecture,
+        "hidden_act": ACTIVATIONS[architecture],
+        "rope_pairs_interleaved": architecture == "llama",  # its q and k are permuted
+        "rope_frequency_factors": "rope_freqs.weight" in tensor_names,
+        "tie_word_embeddings": "lm_head.weight" not in tensor_names,
+        "attention_bias": "layers.0.self_attn.q_proj.bias" in tensor_names,
+        "attention_out_bias": "layers.0.self_attn.o_proj.bias" in tensor_names,
+        "mlp_bias": "layers.0.mlp.gate_proj.bias" in tensor_names,
+    }
 
 
 def _refuse_unknown(path: Path, architecture: str, own: dict[str, Any]) -> None:
@@ -140,9 +149,14 @@ def _rope_scaling(config: ModelConfig, own: dict[str, Any]) -> None:
 
 
 def _gemma(config: ModelConfig) -> None:
-    """What every Gemma 3 has and its GGUF files do not say."""
+    """What every Gemma 3 has and its GGUF files do not say; what they do say has no defaults."""
+    for key in ("num_key_value_heads", "max_position_embeddings", "vocab_size", "sliding_window"):
+        config.integer(key)
+    for key in ("rms_norm_eps", "rope_theta"):
+        config.number(key)
     config.values["hidden_activation"] = config.values.pop("hidden_act")
     config.values.setdefault("rope_local_base_freq", 10000.0)
+    config.values["norms_hold_one"] = True  # 1 + weight, where transformers stores the weight
     scalar = config.integer("head_dim")
     if config.integer("num_hidden_layers") == GEMMA_27B_LAYERS:
         scalar = config.integer("hidden_size") // config.integer("num_attention_heads")

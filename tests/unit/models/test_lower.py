@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,32 @@ def test_gguf_keys_are_named_as_in_the_file(
     with pytest.raises(ModelError, match=message) as failure:
         load(path)
     assert str(path) in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.sliding_window",
+        "attention.layer_norm_rms_epsilon",
+        "context_length",
+        "rope.freq_base",
+    ],
+)
+def test_gemma_gguf_files_have_no_defaults(tmp_path: Path, key: str) -> None:
+    """Folders may leave out what equals the defaults of transformers; GGUF files never do."""
+    keys = {"attention.key_length": 16, "attention.sliding_window": 8, key: None}
+    path = write_gguf(tmp_path / "tiny.gguf", keys, architecture="gemma3")
+    name = re.escape(f"gemma3.{key}")
+    with pytest.raises(ModelError, match=f"{name}: the key is missing"):
+        load(path)
+
+
+def test_a_llama_file_with_a_window_is_a_mistral(tmp_path: Path) -> None:
+    notes = load(write_gguf(tmp_path / "tiny.gguf", {"attention.sliding_window": 8}))
+    assert {options["window"] for _, options in notes.named("attention")} == {8}
+    assert {options["interleaved"] for _, options in notes.named("rope")} == {True}
 
 
 def test_unknown_gguf_architecture(tmp_path: Path) -> None:
