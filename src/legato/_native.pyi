@@ -100,7 +100,14 @@ class Program:
     def add(self, x: int, y: int) -> None:
         """x += y."""
     def head(
-        self, x: int, norm_weight: int, eps: float, matrix: int, *, softcap: float = 0.0, scale: float = 1.0,
+        self,
+        x: int,
+        norm_weight: int,
+        eps: float,
+        matrix: int,
+        *,
+        softcap: float = 0.0,
+        scale: float = 1.0,
         bias: int = -1,
     ) -> None:
         """The last operator: norm of the rows that want logits, then logits [R, vocab], then sampling."""

@@ -1,13 +1,13 @@
 """One exception tree. ``server/errors.py`` is the only place that maps it to HTTP.
 
-    LegatoError
-    ├── ConfigError            a setting cannot be used              (names the field)
-    ├── ModelError             a model file is missing or unusable   (names file and key)
-    │   └── UnsupportedModelError   it is well-formed, but not served by this version
-    ├── RequestError           the client asked for something wrong  (names the field)
-    │   └── ContextLengthError      the prompt does not fit
-    └── EngineError            the engine failed while serving
-        └── EngineDeadError         its process is gone
+LegatoError
+├── ConfigError            a setting cannot be used              (names the field)
+├── ModelError             a model file is missing or unusable   (names file and key)
+│   └── UnsupportedModelError   it is well-formed, but not served by this version
+├── RequestError           the client asked for something wrong  (names the field)
+│   └── ContextLengthError      the prompt does not fit
+└── EngineError            the engine failed while serving
+    └── EngineDeadError         its process is gone
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
     index: int = 0  # which of the n choices
     token_ids: list[int] = []  # new tokens of this step (a stop token that ended it included)
     logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
-    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; [0] is None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first output; [0]: None
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the token of stop_token_ids / eos that ended it
     cached_tokens: int | None = None  # prompt tokens found in the cache; with the first output
