@@ -29,7 +29,9 @@ def available_memory() -> int:
         for line in lines:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    raise ConfigError("/proc/meminfo has no MemAvailable: give --kv-cache-memory", "kv_cache_memory")
+    raise ConfigError(
+        "/proc/meminfo has no MemAvailable: give --kv-cache-memory", "kv_cache_memory"
+    )
 
 
 def default_threads() -> int:
@@ -57,7 +59,9 @@ class EngineConfig:
     """Everything the engine process needs. Names are vLLM's where the meaning is the same."""
 
     model: str = flag("smollm2", "short name, hub id, GGUF file or Hugging Face folder")
-    max_model_len: int | None = flag(None, "context length; default: the model's own", unit="tokens")
+    max_model_len: int | None = flag(
+        None, "context length; default: the model's own", unit="tokens"
+    )
     max_num_seqs: int = flag(256, "most sequences running at once")
     max_num_batched_tokens: int = flag(512, "token budget of one step")
     kv_cache_memory: int | None = flag(
@@ -79,9 +83,7 @@ class EngineConfig:
         if self.kv_cache_memory is not None and self.kv_cache_memory < 1:
             raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
         if not 0.0 < self.kv_cache_memory_share <= 0.95:
-            raise ConfigError(
-                "kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share"
-            )
+            raise ConfigError("kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share")
         for spec in fields(self):
             choices = spec.metadata.get("choices")
             if choices and getattr(self, spec.name) not in choices:
@@ -123,7 +125,9 @@ class ServerConfig:
     port: int = flag(8000, "port to listen on")
     api_key: str | None = flag(None, "key that clients must send as a bearer token")
     served_model_name: str | None = flag(None, "name in the API; default: the model's")
-    chat_template: str | None = flag(None, "file of a Jinja chat template to use instead of the model's")
+    chat_template: str | None = flag(
+        None, "file of a Jinja chat template to use instead of the model's"
+    )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
