@@ -1,87 +1,147 @@
 """From messages to the prompt: the one place that decides where the answer begins.
 
 A conversation that ends with the assistant's message is continued there, byte for byte; any other is
-given the template's generation prompt.
+given the template's generation prompt. ``precedence`` has the rules, ``seam`` the place, ``quoting``
+keeps what a client wrote from being read as control tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from legato.errors import RequestError
-from legato.text.messages import Message, prepare, text_of
-from legato.text.seam import answer_header
+from legato.text.messages import Message, marked, prepare, reasoning_of, text_of
+from legato.text.precedence import ContinueFinalMessage, Outcome, Signals, decide, said
+from legato.text.quoting import Quotes
+from legato.text.seam import answer_header, reasoning_seam
 from legato.text.template import RESERVED, ChatTemplate
 from legato.text.vocabulary import Tokenizer
 
-_UNCONTINUABLE = ("tool_calls", "function_call", "reasoning_content", "reasoning")
+_UNCONTINUABLE = ("tool_calls", "function_call")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given. ``text == header + prefill``, and ``seam == len(header)``."""
+    """What the model is given. ``text`` ends with ``prefill``, which begins at ``seam``."""
 
     text: str
     token_ids: list[int]
     seam: int  # character offset in ``text`` where the answer begins
     prefill: str  # the part of the answer that the client wrote
+    field: Literal["content", "reasoning_content"] = "content"  # what ``prefill`` belongs to
+    reasoning: str = ""  # reasoning the client wrote, closed before ``seam``
 
 
 def build_prompt(
     template: ChatTemplate,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     messages: list[Message],
     *,
-    continue_final_message: bool | None = None,
+    continue_final_message: ContinueFinalMessage | None = None,
     add_generation_prompt: bool | None = None,
     tools: list[dict[str, Any]] | None = None,
     documents: list[dict[str, Any]] | None = None,
     template_kwargs: dict[str, Any] | None = None,
+    parse_special_tokens: bool = False,
+    assistant_prefill: str = "continue",
 ) -> Prompt:
-    """Render and tokenise a conversation. With neither flag given, the last message decides.
+    """Render and tokenise a conversation. With no flag given, the last message decides.
 
-    Raises RequestError naming the field at fault.
+    Without a tokenizer there are no token ids. ``parse_special_tokens`` reads the names of control
+    tokens in the client's text as control. ``assistant_prefill`` is the server's policy for a last
+    message from the assistant (``precedence.POLICIES``). Raises RequestError naming the field.
     """
     turns = prepare(messages, template.content_format)
-    options = {**_checked(template_kwargs), "tools": tools, "documents": documents}
-    if continues(messages, continue_final_message, add_generation_prompt):
-        last = len(messages) - 1
-        prefill = text_of(messages[last].get("content"), f"messages[{last}].content")
-        _check_continuable(messages[last], f"messages[{last}]")
-        header = answer_header(template, turns, options)
+    given = {**_checked(template_kwargs), "tools": tools, "documents": documents}
+    quoted = None if parse_special_tokens or tokenizer is None else tokenizer.control_names
+    quotes = Quotes(quoted, [turns, given])
+    turns, options = quotes.quote(turns), quotes.quote(given)
+    flags = (continue_final_message, add_generation_prompt)
+    outcome = _outcome(messages, *flags, assistant_prefill)
+    if outcome is Outcome.CONTINUE:
+        prompt = _continued(template, turns, options, quotes, messages[-1], continue_final_message)
     else:
-        opens = add_generation_prompt is not False
-        prefill, header = "", template.render(turns, add_generation_prompt=opens, **options)
-    token_ids = tokenizer.encode_prompt(header, prefill)
-    return Prompt(header + prefill, token_ids, len(header), prefill)
+        opens = outcome is Outcome.NEW_TURN
+        text = template.render(turns, add_generation_prompt=opens, **options)
+        prompt = Prompt(text, [], len(text), "")
+    ids = tokenizer.encode_prompt(prompt.text, prompt.seam, quotes) if tokenizer else []
+    return _restored(replace(prompt, token_ids=ids), quotes)
 
 
-def continues(
-    messages: list[Message], continue_final_message: bool | None, add_generation_prompt: bool | None
-) -> bool:
-    """Whether the last message is to be continued. Raises RequestError for a contradiction."""
-    if continue_final_message and add_generation_prompt:
-        raise RequestError(
-            "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
-            "continue_final_message",
-        )
-    from_assistant = messages[-1].get("role") == "assistant"
-    if continue_final_message and not from_assistant:
-        raise RequestError(
-            "continue_final_message needs a last message from the assistant, "
-            f"not from {messages[-1].get('role')!r}",
-            "continue_final_message",
-        )
-    if continue_final_message is None:
-        return from_assistant and not add_generation_prompt
-    return continue_final_message
+def _outcome(
+    messages: list[Message],
+    continue_final_message: ContinueFinalMessage | None,
+    add_generation_prompt: bool | None,
+    policy: str,
+) -> Outcome:
+    mark = marked(messages)
+    signals = Signals(
+        last="assistant" if messages[-1]["role"] == "assistant" else "other",
+        continue_final_message=said(continue_final_message),
+        add_generation_prompt=said(add_generation_prompt),
+        prefix=said(True if mark else None),
+        policy=policy,
+    )
+    return decide(signals, mark or "prefix")
 
 
-def _check_continuable(message: Message, field: str) -> None:
+def _continued(
+    template: ChatTemplate,
+    turns: list[Message],
+    options: dict[str, Any],
+    quotes: Quotes,
+    message: Message,
+    wanted: ContinueFinalMessage | None,
+) -> Prompt:
+    """The prompt, still quoted. ``message`` is the last one as the client sent it."""
+    where = f"messages[{len(turns) - 1}]"
     for name in _UNCONTINUABLE:
         if message.get(name):
-            raise RequestError(f"{field}.{name}: this cannot be continued yet", f"{field}.{name}")
+            raise RequestError(f"{where}.{name}: this cannot be continued", f"{where}.{name}")
+    content = text_of(message.get("content"), f"{where}.content")
+    reasoning = reasoning_of(message, where)
+    field = _field(wanted, content, reasoning, where)
+    words, thoughts = quotes.quote(content), quotes.quote(reasoning or "")
+    if field == "content" and not thoughts:
+        header = answer_header(template, turns, options, words)
+        return Prompt(header + words, [], len(header), words)
+    header, between = reasoning_seam(template, turns, options)
+    if field == "reasoning_content":
+        return Prompt(header + thoughts, [], len(header), thoughts, field)
+    if thoughts.endswith("\n"):  # the model's own newline before the closing mark
+        between = between.removeprefix("\n")
+    before = header + thoughts + between
+    return Prompt(before + words, [], len(before), words, field, thoughts)
+
+
+def _field(
+    wanted: ContinueFinalMessage | None, content: str, reasoning: str | None, where: str
+) -> Literal["content", "reasoning_content"]:
+    """Which of the message's two fields goes on."""
+    if wanted != "reasoning_content":
+        return "content" if content or not reasoning or wanted == "content" else "reasoning_content"
+    if reasoning is None:
+        problem = f"{where} has no reasoning_content to continue"
+    elif content:
+        problem = f"{where}.reasoning_content cannot be continued: the content comes after it"
+    else:
+        return "reasoning_content"
+    raise RequestError(problem, "continue_final_message")
+
+
+def _restored(prompt: Prompt, quotes: Quotes) -> Prompt:
+    """The prompt as the client's text has it."""
+    if not quotes:
+        return prompt
+    header, prefill = quotes.restore(prompt.text[: prompt.seam]), quotes.restore(prompt.prefill)
+    return replace(
+        prompt,
+        text=header + prefill,
+        seam=len(header),
+        prefill=prefill,
+        reasoning=quotes.restore(prompt.reasoning),
+    )
 
 
 def _checked(template_kwargs: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from legato.errors import RequestError
 Message = dict[str, Any]
 ContentFormat = Literal["string", "parts"]
 
+MARKS = ("prefix", "partial")  # Mistral's and DeepSeek's, and Kimi's
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -57,7 +58,41 @@ def _prepare(message: Any, index: int, content_format: ContentFormat) -> Message
         raise RequestError(f"{field}.role must be a string", f"{field}.role")
     content = message.get("content")
     text = text_of(content, f"{field}.content")
+    message = {name: value for name, value in message.items() if name not in MARKS}
+    reasoning = reasoning_of(message, field)
+    if reasoning is not None:
+        message["reasoning_content"] = reasoning
     return message if content is None else with_text(message, text, content_format)
+
+
+def reasoning_of(message: Message, where: str) -> str | None:
+    """A message's reasoning, by either of its names; None if it has no such field."""
+    for name in ("reasoning_content", "reasoning"):
+        reasoning = message.get(name)
+        if reasoning is None:
+            continue
+        if not isinstance(reasoning, str):
+            raise RequestError(f"{where}.{name} must be a string", f"{where}.{name}")
+        return reasoning
+    return None
+
+
+def marked(messages: list[Message]) -> str | None:
+    """``prefix`` or ``partial``, if the last message has it: the client asks to continue it.
+
+    Raises RequestError for a mark that is no boolean, or on another message.
+    """
+    found = None
+    for index, message in enumerate(messages):
+        for name in MARKS:
+            value = message.get(name)
+            field = f"messages[{index}].{name}"
+            if value is not None and not isinstance(value, bool):
+                raise RequestError(f"{field} must be true or false", field)
+            if value and index < len(messages) - 1:
+                raise RequestError(f"{field}: only the last message can be continued", field)
+            found = name if value else found
+    return found
 
 
 def with_text(message: Message, text: str, content_format: ContentFormat) -> Message:

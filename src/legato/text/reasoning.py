@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
-# Opening and closing marks, as they stand in prompts.
-MARKS: Final = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<mm:think>", "</mm:think>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<judge>", "</judge>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+
+class Block(NamedTuple):
+    """The marks around the reasoning, and the white space that models write beside them."""
+
+    opening: str
+    closing: str
+    inside: str = "\n"  # after the opening and before the closing mark
+    after: str = "\n\n"
+
+    @property
+    def begin(self) -> str:
+        return self.opening + self.inside
+
+    @property
+    def end(self) -> str:
+        return self.inside + self.closing + self.after
+
+
+BLOCKS: Final = (
+    Block("<think>", "</think>"),
+    Block("<thinking>", "</thinking>"),
+    Block("<thought>", "</thought>"),
+    Block("<reasoning>", "</reasoning>"),
+    Block("<mm:think>", "</mm:think>"),
+    Block("<seed:think>", "</seed:think>"),
+    Block("<judge>", "</judge>"),
+    Block("[THINK]", "[/THINK]", inside="", after=""),
+    Block("<|START_THINKING|>", "<|END_THINKING|>", inside="", after=""),
+    Block("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Block("<|channel>thought", "<channel|>", after=""),
 )
+DEFAULT: Final = BLOCKS[0]
 
 
-def open_block(header: str) -> str | None:
-    """The mark that would close the reasoning block which ``header`` ends in; None if it ends in none."""
+def open_block(header: str) -> Block | None:
+    """The reasoning block which ``header`` ends in; None if it ends in none."""
     tail = header.rstrip()
-    return next((closing for opening, closing in MARKS if tail.endswith(opening)), None)
+    return next((block for block in BLOCKS if tail.endswith(block.opening)), None)
 
 
 def has_closing(text: str) -> bool:
     """Whether a reasoning block is closed somewhere in ``text``."""
-    return any(closing in text for _, closing in MARKS)
+    return any(block.closing in text for block in BLOCKS)
+
+
+def block_of(sources: Iterable[str]) -> Block | None:
+    """The block whose marks a template's sources hold."""
+    text = "\n".join(sources)
+    return next((block for block in BLOCKS if block.opening in text or block.closing in text), None)
+
+
+def brings_block(text: str) -> bool:
+    """Whether ``text`` opens a reasoning block itself, before anything else."""
+    start = text.lstrip()
+    return any(start.startswith(block.opening) for block in BLOCKS)
+
+
+def closes(text: str, block: Block) -> bool:
+    """Whether ``text``, standing inside ``block``, leaves it."""
+    before, closing, _ = text.partition(block.closing)
+    return bool(closing) and block.opening not in before
+
+
+def without_block(header: str) -> str:
+    """``header`` without an open, or an empty, reasoning block at its end."""
+    tail = header.rstrip()
+    for block in BLOCKS:
+        if tail.endswith(block.opening):
+            return tail.removesuffix(block.opening)
+        before = tail.removesuffix(block.closing).rstrip()
+        if before != tail and before.endswith(block.opening):
+            return before.removesuffix(block.opening)
+    return header

@@ -14,116 +14,123 @@ In four of ten published templates they differ:
                                        template has no generation prompt
     there is no generation prompt,   cut, unless both end alike
       and the cut goes another way
+
+Words that bring a reasoning block of their own get no second one, and words that close the block which
+the generation prompt opened stand inside it.
 """
 
 from __future__ import annotations
 
-import json
 from os.path import commonprefix
-from typing import Any
+from typing import Any, NamedTuple
 
-from legato.errors import RequestError
-from legato.text.messages import Message, with_text
-from legato.text.reasoning import has_closing, open_block
+from legato.text.messages import Message
+from legato.text.reasoning import (
+    DEFAULT,
+    Block,
+    block_of,
+    brings_block,
+    closes,
+    has_closing,
+    open_block,
+    without_block,
+)
 from legato.text.template import ChatTemplate
+from legato.text.views import Views
 
 
-def answer_header(template: ChatTemplate, messages: list[Message], options: dict[str, Any]) -> str:
-    """What stands in the prompt before the first character of the last message's content.
+def answer_header(
+    template: ChatTemplate, messages: list[Message], options: dict[str, Any], words: str = ""
+) -> str:
+    """What stands in the prompt before ``words``, the beginning of the last message's content.
 
     ``messages`` are prepared (``legato.text.messages``); ``options`` go to the template.
     Raises RequestError if the template can render neither candidate.
     """
-    view = _View(template, messages, options)
-    prompt, cut = view.generation_prompt(), view.cut()
+    return _content_header(Views(template, messages, options), words)
+
+
+class ReasoningSeam(NamedTuple):
+    """What stands before the reasoning, and between it and the content."""
+
+    header: str
+    between: str
+
+
+def reasoning_seam(
+    template: ChatTemplate, messages: list[Message], options: dict[str, Any]
+) -> ReasoningSeam:
+    """Where the last message's reasoning begins, and how it is closed.
+
+    As the template shows it, if it does; else with the marks that its source or its generation prompt
+    has; else with ``<think>``. Raises RequestError as ``answer_header`` does.
+    """
+    views = Views(template, messages, options)
+    prompt = views.generation_prompt()
+    shown = views.reasoning()
+    opened = open_block(prompt) if prompt is not None else None
+    if prompt is not None and opened is not None:
+        return ReasoningSeam(prompt, opened.end if shown is None else shown.between)
+    if shown is not None:
+        return ReasoningSeam(_with_models_start(prompt, shown.header), shown.between)
+    content = without_block(_content_header(views, ""))
+    block = block_of(template.sources.values())
+    if block is None or prompt is None:
+        block = block or DEFAULT
+        return ReasoningSeam(content + block.begin, block.end)
+    prompt = without_block(prompt)
+    more = content[len(prompt) :] if content.startswith(prompt) else ""
+    return ReasoningSeam(prompt + block.begin, block.end + more)
+
+
+def _with_models_start(prompt: str | None, header: str) -> str:
+    """The header as the template shows it, with the generation prompt's white space."""
+    if prompt is None:
+        return header
+    stem = prompt.rstrip()
+    if not header.startswith(stem):
+        return header
+    return prompt + header[len(stem) :].lstrip()
+
+
+def _content_header(views: Views, words: str) -> str:
+    prompt, cut = views.generation_prompt(), views.cut()
     if prompt is None and cut is None:
-        raise view.refusal
+        raise views.refusal
+    opened = open_block(prompt) if prompt is not None else None
+    if prompt is not None and opened is not None and closes(words, opened):
+        return prompt
+    header = _chosen(views, prompt, cut, opened)
+    return without_block(header) if brings_block(words) else header
+
+
+def _chosen(views: Views, prompt: str | None, cut: str | None, opened: Block | None) -> str:
     if prompt is None or cut is None:
-        return cut if prompt is None else prompt  # type: ignore[return-value]
-    closing = open_block(prompt)
-    if closing is not None:
-        return _closed(view, prompt, cut, closing)
+        header = cut if prompt is None else prompt
+        assert header is not None
+        return header if opened is None else _closed(views, header, "", opened)
+    if opened is not None:
+        return _closed(views, prompt, cut, opened)
     stem = prompt.rstrip()
     more = cut[len(stem) :] if cut.startswith(stem) else ""
     if more.strip():
         return prompt if has_closing(more) else cut
-    if not cut.startswith(stem) and prompt == view.conversation():
+    if not cut.startswith(stem) and prompt == views.conversation():
         return prompt if _ending(prompt) == _ending(cut) else cut
     return prompt
 
 
-def _closed(view: _View, prompt: str, cut: str, closing: str) -> str:
+def _closed(views: Views, prompt: str, cut: str, block: Block) -> str:
     """The header with its reasoning block closed and nothing in it."""
     shared = len(commonprefix([prompt, cut]))
-    if closing in cut[shared:]:
+    if block.closing in cut[shared:]:
         return cut
-    rendered = view.cut_after_reasoning()
-    if rendered is not None and closing in rendered[shared:]:
-        return rendered
-    return f"{prompt.rstrip()}\n\n{closing}\n\n"
+    shown = views.reasoning()
+    if shown is not None and block.closing in (shown.header + shown.between)[shared:]:
+        return shown.header + shown.between
+    return f"{prompt.rstrip()}\n\n{block.closing}\n\n"
 
 
 def _ending(header: str) -> str:
     """Enough of a header's end to tell ``[/INST]`` or ``Assistant:`` from the user's words."""
     return header.rstrip()[-6:]
-
-
-class _View:
-    """The conversation as a template renders it in different ways; None where it cannot."""
-
-    def __init__(
-        self, template: ChatTemplate, messages: list[Message], options: dict[str, Any]
-    ) -> None:
-        self._template = template
-        self._before, self._last = messages[:-1], messages[-1]
-        self._options = options
-        self._placeholder = _unused_word(messages, "PLACEHOLDER")
-        self.refusal = RequestError(
-            "the chat template does not show the assistant's message, so it cannot be continued",
-            f"messages[{len(messages) - 1}]",
-        )
-
-    def generation_prompt(self) -> str | None:
-        """None also for a first message: templates set up a conversation at its first message."""
-        if not self._before:
-            return None
-        return self._render(self._before, add_generation_prompt=True)
-
-    def conversation(self) -> str | None:
-        """Everything before the answer, without a generation prompt."""
-        return self._render(self._before, add_generation_prompt=False)
-
-    def cut(self, last: Message | None = None) -> str | None:
-        """What stands before the placeholder; None unless it is found exactly once."""
-        message = with_text(last or self._last, self._placeholder, self._template.content_format)
-        text = self._render([*self._before, message], add_generation_prompt=False)
-        if text is None or text.count(self._placeholder) != 1:
-            return None
-        return text[: text.index(self._placeholder)]
-
-    def cut_after_reasoning(self) -> str | None:
-        """As ``cut``, for a message with reasoning, which is then taken out again."""
-        thought = _unused_word([*self._before, self._last], "THOUGHT")
-        text = self.cut({**self._last, "reasoning_content": thought})
-        if text is None or text.count(thought) != 1:
-            return None
-        return text.replace(thought, "")
-
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str | None:
-        try:
-            return self._template.render(
-                messages, add_generation_prompt=add_generation_prompt, **self._options
-            )
-        except RequestError as error:
-            self.refusal = error
-            return None
-
-
-def _unused_word(messages: list[Message], stem: str) -> str:
-    """A word without white space that occurs nowhere in the conversation."""
-    conversation = json.dumps(messages, default=str)
-    word, number = f"LEGATO{stem}", 0
-    while word in conversation:
-        number += 1
-        word = f"LEGATO{stem}{number}X"
-    return word

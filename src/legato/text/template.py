@@ -67,25 +67,18 @@ class ChatTemplate:
         **kwargs: Any,
     ) -> str:
         """The conversation as the model reads it. Raises RequestError if the template refuses it."""
-        template = self._choose(tools, documents)
-        pieces: list[str] = []
-        size, deadline = 0, time.monotonic() + MAX_SECONDS
         values = self._tokens | kwargs
         values |= {"messages": messages, "tools": tools, "documents": documents}
+        values["add_generation_prompt"] = add_generation_prompt
+        template = self._choose(tools, documents)
         try:
-            for piece in template.generate(values, add_generation_prompt=add_generation_prompt):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_CHARACTERS or time.monotonic() > deadline:
-                    raise RequestError("the chat template takes too long or too much", "messages")
-        except RequestError:
-            raise
-        except jinja2.TemplateError as error:
-            raise RequestError(f"the chat template refuses this: {error}", "messages") from error
-        except Exception as error:  # a template can fail in any way that an expression can
-            problem = f"{type(error).__name__}: {error}"
-            raise RequestError(f"the chat template fails on this: {problem}", "messages") from error
-        return "".join(pieces)
+            return _written(template, values)
+        except RequestError as error:
+            absent = {name for name in ("tools", "documents") if values[name] is None}
+            if not absent or not isinstance(error.__cause__, TypeError):
+                raise
+            # Some loop over tools without asking whether there are any; what is not defined is empty.
+            return _written(template, {k: v for k, v in values.items() if k not in absent})
 
     @cached_property
     def content_format(self) -> ContentFormat:
@@ -110,6 +103,25 @@ class ChatTemplate:
                 return self._templates[name]
         names = ", ".join(sorted(self._templates))
         raise RequestError(f"the model has no default chat template, only: {names}", "messages")
+
+
+def _written(template: jinja2.Template, values: dict[str, Any]) -> str:
+    pieces: list[str] = []
+    size, deadline = 0, time.monotonic() + MAX_SECONDS
+    try:
+        for piece in template.generate(values):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_CHARACTERS or time.monotonic() > deadline:
+                raise RequestError("the chat template takes too long or too much", "messages")
+    except RequestError:
+        raise
+    except jinja2.TemplateError as error:
+        raise RequestError(f"the chat template refuses this: {error}", "messages") from error
+    except Exception as error:  # a template can fail in any way that an expression can
+        problem = f"{type(error).__name__}: {error}"
+        raise RequestError(f"the chat template fails on this: {problem}", "messages") from error
+    return "".join(pieces)
 
 
 def load_chat_template(path: Path, override: Path | None = None) -> ChatTemplate | None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import tokenizers
 
+from legato.text.quoting import ControlNames, Quotes
 from legato.text.spelling import Spelling
 
 
@@ -60,26 +63,58 @@ class Tokenizer:
         ids = self._encoding(text, parse_special).ids
         return self._framed(ids) if add_special_tokens else ids
 
-    def encode_prompt(self, trusted: str, client: str) -> list[int]:
-        """Ids of ``trusted + client`` as one text, with control tokens recognised in ``trusted`` only.
+    def encode_prompt(self, text: str, seam: int, quotes: Quotes) -> list[int]:
+        """Ids of a prompt whose client's words are quoted; the client's prefill begins at ``seam``.
 
-        Equal to ``encode(trusted + client, add_special_tokens=False)`` unless ``client`` holds the
-        name of a control token, or begins with spaces that a control token before it would swallow.
+        Equal to ``encode(text, add_special_tokens=False)`` unless the client wrote the name of a
+        control token, or a prefill begins with spaces that a control token before it would swallow.
         """
-        whole = self._encoding(trusted + client, True)
-        seam = len(trusted)
-        if not any(
-            end > seam and id in self.special_ids
-            for id, (_, end) in zip(whole.ids, whole.offsets, strict=True)
-        ):
+        whole = self._encoding(text, True)
+        controls = self._controls(text, whole)
+        if not quotes and not any(start < seam < end for _, start, end in controls):
             return whole.ids
-        head = self._encoding(trusted, True)
-        kept, cut = 0, 0
-        for index, (id, (_, end)) in enumerate(zip(head.ids, head.offsets, strict=True)):
-            if id in self.special_ids:
-                kept, cut = index + 1, end
-        rest = self._encoding((trusted + client)[cut:], False, at_start=cut == 0)
-        return head.ids[:kept] + rest.ids
+        ids: list[int] = []
+        at = 0
+        for id, start, end in controls:
+            ids += self._plain_ids(quotes.restore(text[at:start]), at_start=at == 0)
+            ids.append(id)
+            at = min(end, seam) if start < seam else end
+        return ids + self._plain_ids(quotes.restore(text[at:]), at_start=at == 0)
+
+    def _controls(self, text: str, whole: tokenizers.Encoding) -> list[tuple[int, int, int]]:
+        """(id, start, end) of each control token, with the white space that it swallows.
+
+        An unknown character has the id of a control token too, but not its name.
+        """
+        return [
+            (id, start, end)
+            for id, (start, end) in zip(whole.ids, whole.offsets, strict=True)
+            if id in self.special_ids and text[start:end].strip() == self.token_text(id).strip()
+        ]
+
+    def _plain_ids(self, text: str, *, at_start: bool) -> list[int]:
+        """Ids of text between control tokens. A vocabulary may know their names as words, too."""
+        if not text:
+            return []
+        found = self._encoding(text, False, at_start=at_start)
+        cuts = [
+            text.index(text[start:end].strip(), start) + 1  # between a name's first two letters
+            for _, start, end in self._controls(text, found)
+            if len(text[start:end].strip()) > 1
+        ]
+        if not cuts:
+            return found.ids
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        apart = [
+            self._plain_ids(piece, at_start=at_start and index == 0)
+            for index, piece in enumerate(pieces)
+        ]
+        return [id for ids in apart for id in ids]
+
+    @cached_property
+    def control_names(self) -> ControlNames:
+        """The names that control tokens are written by."""
+        return ControlNames(self.token_text(id) for id in self.special_ids)
 
     def decode(
         self, ids: Iterable[int], *, skip_special_tokens: bool = True, at_start: bool = False

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from legato.errors import ModelError
 from legato.text.gguf_tokenizer import load_gguf_tokenizer
+from legato.text.template import ChatTemplate
 from legato.text.vocabulary import Tokenizer
 from legato.weights import hub
 
@@ -50,3 +52,16 @@ def template_folder() -> Path:
     if not any(folder.glob("*.jinja")):
         pytest.skip(f"SKIPPED LOUDLY: no chat templates in {folder} (set LEGATO_TEMPLATES)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published(template_folder: Path) -> dict[str, ChatTemplate]:
+    """The published templates by file name; what is not valid Jinja is left out."""
+    found = {}
+    for file in sorted(template_folder.glob("*.jinja")):
+        source = file.read_text(encoding="utf-8")
+        try:
+            found[file.name] = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
+        except ModelError:
+            continue
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import corpus
 import pytest
 
-from legato.errors import ModelError, RequestError
+from legato.errors import RequestError
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.template import ChatTemplate, load_chat_template
 from legato.text.vocabulary import Tokenizer
@@ -25,16 +25,15 @@ PREFILLS: dict[str, Any] = {
     "other scripts": "根据 “données” 😀\u00a0é",
     "empty": "",
     "parts": [{"type": "text", "text": "According "}, {"type": "text", "text": "to "}],
-    "closing tags": "</think>\nAnswer: {{ messages }}",
+    "json": '{"name": "',
+    "template syntax": "{{ messages }}{% raw %}",
 }
-# Not continued for want of something that the test does not give, or no templates for chats.
+# No templates for a chat of a user and an assistant (and aphrodite-pygchat is not valid Jinja).
 CANNOT_RENDER = {
-    "aphrodite-pygchat.jinja": "not valid Jinja",
-    "hfjs-CohereForAI_c4ai-command-r-v01.jinja": "needs tools",
-    "hfjs-CohereForAI_c4ai-command-r-v01__4f0185.jinja": "needs tools",
-    "hfjs-NousResearch_Hermes-2-Pro-Llama-3-8B.jinja": "needs tools",
     "hfjs-fireworks-ai_firefunction-v1.jinja": "needs a message with functions",
 }
+ONE_TURN = {"vllm-template_vlm2vec.jinja"}  # of a model for embeddings: refuses longer chats
+TWICE = [USER, {"role": "assistant", "content": "According to"}, USER]
 
 
 def words_of(content: Any) -> str:
@@ -59,35 +58,38 @@ def check(prompt: Prompt, words: str) -> None:
 
 
 def test_every_template_continues_every_beginning(
-    template_folder: Path, smollm2: Tokenizer
+    published: dict[str, ChatTemplate], smollm2: Tokenizer
 ) -> None:
     cells = 0
-    for file in sorted(template_folder.glob("*.jinja")):
+    for name, template in published.items():
         try:
-            template = ChatTemplate(
-                file.read_text(encoding="utf-8"), bos_token="<s>", eos_token="</s>"
-            )
             headers = set()
             for content in PREFILLS.values():
                 prompt = build_prompt(template, smollm2, [USER, assistant(content)])
                 check(prompt, words_of(content))
                 headers.add(prompt.text[: prompt.seam])
                 cells += 1
-            assert len(headers) == 1, file.name  # what stands before does not depend on the words
-        except (RequestError, ModelError) as error:
-            assert file.name in CANNOT_RENDER, f"{file.name}: {error}"
+            assert len(headers) == 1, name  # what stands before does not depend on the words
+            if name in ONE_TURN:
+                continue
+            for words in ("According to", str(USER["content"])):  # they occur twice
+                check(build_prompt(template, smollm2, [*TWICE, assistant(words)]), words)
+                cells += 1
+        except RequestError as error:
+            assert name in CANNOT_RENDER, f"{name}: {error}"
         else:
-            assert file.name not in CANNOT_RENDER
+            assert name not in CANNOT_RENDER
     assert cells > 280 * len(PREFILLS)
 
 
-def test_the_header_is_what_the_model_itself_saw(template_folder: Path, smollm2: Tokenizer) -> None:
+def test_the_header_is_what_the_model_itself_saw(
+    published: dict[str, ChatTemplate], smollm2: Tokenizer
+) -> None:
     """Most answers begin right after the generation prompt, so that they can be continued there."""
     equal = 0
-    for file in sorted(template_folder.glob("*.jinja")):
-        if file.name in CANNOT_RENDER:
+    for name, template in published.items():
+        if name in CANNOT_RENDER:
             continue
-        template = ChatTemplate(file.read_text(encoding="utf-8"), bos_token="<s>", eos_token="</s>")
         prompt = build_prompt(template, smollm2, [USER, assistant("x")])
         try:
             fresh = build_prompt(template, smollm2, [USER]).text
@@ -114,11 +116,9 @@ SEAMS = {
 
 @pytest.mark.parametrize("name", sorted(SEAMS))
 def test_where_templates_differ_the_seam_is_the_reasonable_one(
-    name: str, template_folder: Path, smollm2: Tokenizer
+    name: str, published: dict[str, ChatTemplate], smollm2: Tokenizer
 ) -> None:
-    source = (template_folder / name).read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-    prompt = build_prompt(template, smollm2, [USER, assistant("According to ")])
+    prompt = build_prompt(published[name], smollm2, [USER, assistant("According to ")])
     assert prompt.text[: prompt.seam].endswith(SEAMS[name])
 
 
@@ -174,7 +174,9 @@ class TestFlags:
             ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
             ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
             ([USER, assistant("x", tool_calls=[{}])], "messages[1].tool_calls"),
-            ([USER, assistant("", reasoning_content="x")], "messages[1].reasoning_content"),
+            ([USER, assistant("", reasoning_content=3)], "messages[1].reasoning_content"),
+            ([{**USER, "prefix": True}, assistant("x")], "messages[0].prefix"),
+            ([USER, assistant("x", partial="yes")], "messages[1].partial"),
         ],
     )
     def test_what_is_wrong_is_named(self, messages: list[Any], field: str) -> None:
