@@ -130,6 +130,10 @@ class ServerConfig:
     )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
+    anthropic_strict: bool = flag(
+        False,
+        "in /v1/messages, refuse what the original does: a prefill that ends with white space",
+    )
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:

@@ -14,13 +14,15 @@ from legato.server.service import service_of
 
 
 def require_key(http: Request) -> None:
-    """Raises UnauthorizedError unless the bearer token is the configured key."""
+    """Raises UnauthorizedError unless the bearer token, or Anthropic's x-api-key, is the key."""
     key = service_of(http).config.api_key
     if key is None:
         return
     scheme, _, token = http.headers.get("authorization", "").partition(" ")
+    given = [token] if scheme.lower() == "bearer" else []
+    given += http.headers.getlist("x-api-key")
     # Compared in constant time: the answer's delay must not tell how much of a guess was right.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode("latin-1"), key.encode()):
+    if not any(hmac.compare_digest(guess.encode("latin-1"), key.encode()) for guess in given):
         raise UnauthorizedError("a valid API key is needed: Authorization: Bearer <key>")
 
 

@@ -7,6 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from legato import __version__
 from legato.server import (
+    anthropic,
     errors,
     health,
     metrics,
@@ -22,7 +23,8 @@ from legato.server.service import Service
 def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="Legato", version=__version__)
     app.state.service = service
-    for room in (openai_chat, openai_completions, models, tokenize, health, metrics):
+    generation = (openai_chat, openai_completions, anthropic)
+    for room in (*generation, models, tokenize, health, metrics):
         app.include_router(room.router)
     errors.install(app)
     openapi.install(app)

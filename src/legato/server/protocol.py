@@ -142,22 +142,27 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 Schema = TypeVar("Schema", bound=msgspec.Struct)
 
 
-def parse(body: Mapping[str, Any], schema: type[Schema]) -> Schema:
+def parse(
+    body: Mapping[str, Any],
+    schema: type[Schema],
+    no_effect: frozenset[str] = NO_EFFECT,
+    unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED,
+) -> Schema:
     """The request, strictly typed. ``null`` is the same as leaving a field out.
 
-    Raises RequestError naming the field: unknown, unsupported, missing or of the wrong type.
+    Other protocols than OpenAI's bring their own tables. Raises RequestError naming the field: unknown, unsupported, missing or of the wrong type.
     """
     known = set(schema.__struct_fields__)
     fields = {}
     for name, value in body.items():
-        if value is None or name in NO_EFFECT:
+        if value is None or name in no_effect:
             continue
         if name in known:
             fields[name] = value
-        elif name not in UNSUPPORTED:
+        elif name not in unsupported:
             raise RequestError(_unknown(name, known), name)
-        elif value not in UNSUPPORTED[name]:
-            raise RequestError(_unsupported(name), name)
+        elif value not in unsupported[name]:
+            raise RequestError(_unsupported(name, unsupported[name]), name)
     return convert(fields, schema)
 
 
@@ -187,8 +192,8 @@ def _unknown(name: str, known: set[str]) -> str:
     return f"unknown field {name!r}{hint}"
 
 
-def _unsupported(name: str) -> str:
-    accepted = " or ".join(msgspec.json.encode(value).decode() for value in UNSUPPORTED[name])
+def _unsupported(name: str, empty: tuple[Any, ...]) -> str:
+    accepted = " or ".join(msgspec.json.encode(value).decode() for value in empty)
     hint = f"; it may be left out or be {accepted}" if accepted else "; leave it out"
     return f"{name} is not supported{hint}"
 

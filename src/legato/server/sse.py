@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from legato.server.errors import describe, error_response
+from legato.server.dialect import OPENAI, Dialect
 
 encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 Result = TypeVar("Result")
+
+
+def named_event(name: str, data: Any) -> bytes:
+    """An event with a name, which the clients of Anthropic and of OpenAI's responses go by."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(data))
 
 
 async def hang_up(receive: Receive) -> None:
@@ -54,15 +59,14 @@ class EventStream(Response):
     """Sends the bytes that ``events`` yields.
 
     The status line waits for the first event: an error before it has a status of its own, one
-    after it is an event in OpenAI's error shape that ends the stream without [DONE].
+    after it is an event in the dialect's error shape that ends the stream without [DONE].
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers=HEADERS)
+    def __init__(self, events: AsyncGenerator[bytes, None], dialect: Dialect = OPENAI) -> None:
+        super().__init__(headers=HEADERS, media_type=dialect.media_type)
         del self.headers["content-length"]
         self.events = events
+        self.dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(hang_up(receive))
@@ -80,9 +84,9 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except Exception as error:
                 if not started:
-                    await error_response(error)(scope, receive, send)
+                    await self.dialect.response(error)(scope, receive, send)
                     return
-                event = b"data: " + encode(describe(error)[1]) + b"\n\n"
+                event = self.dialect.frame(self.dialect.describe(error)[1])
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
