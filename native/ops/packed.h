@@ -56,6 +56,7 @@ static constexpr bool is_quantised(Format format) { return packed_layout(format)
 
 // A prepared row in Q8 form: one record per group of 32 inputs.
 //   scale = max|x| / 127 (0 if max|x| <= 2^-100), values = round(x * (127 / max|x|)), ties to even
+// An infinity or NaN among the inputs makes the scale NaN, and so every product of the row.
 struct Q8Group {
   int8_t values[32];
   float scale;

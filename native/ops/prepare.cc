@@ -4,7 +4,6 @@
 namespace legato::LEGATO_ISA {
 namespace {
 
-// 32 floats -> integers in [-127, 127] (packed.h). The same bits on every instruction set.
 struct Sixteen {
   int8_t v[16];
 };
@@ -21,8 +20,14 @@ inline Sixteen narrow(I32x16 a) {
   return s;
 }
 
+// 32 floats -> integers in [-127, 127] (packed.h). The same bits on every instruction set.
 inline void quantise_group(const float* x, Q8Group* out) {
   const F32x16 a = F32x16::load(x), b = F32x16::load(x + 16);
+  const F32x16 infinity = F32x16::splat(__builtin_inff());
+  if ((less(abs(a), infinity) & less(abs(b), infinity)) != 0xffff) {  // integers cannot say NaN, the scale can
+    *out = {{}, __builtin_nanf(""), __builtin_nanf(""), 0, 0};
+    return;
+  }
   const float largest = reduce_max(max(abs(a), abs(b)));
   const bool zero = !(largest > 0x1p-100f);
   const float inverse = zero ? 0.0f : 127.0f / largest;

@@ -211,8 +211,25 @@ void test_matrix_rows(const Scene& s, const Kernels& k) {
   check(ok, s.c.name() + " " + k.isa + ": matrix_row");
 }
 
+// One NaN or infinity among the inputs reaches every product of its row, and no other row.
+void test_broken_inputs(Scene& s, const Kernels& k) {
+  const auto good = s.run(k, 0, s.c.rows, 0, s.tiles), x = s.x;
+  s.x[(size_t)(s.c.columns + 1)] = INFINITY;
+  s.x[(size_t)(2 * s.c.columns)] = NAN;
+  const auto bad = s.run(k, 0, s.c.rows, 0, s.tiles);
+  bool ok = true;
+  for (int64_t r = 0; r < s.c.rows; ++r) {
+    for (int64_t n = 0; n < s.c.outputs; ++n) {
+      const size_t at = (size_t)(r * s.stride + n);
+      ok &= r == 1 || r == 2 ? !std::isfinite(bad[at]) : bad[at] == good[at];
+    }
+  }
+  check(ok, s.c.name() + " " + k.isa + ": broken inputs");
+  s.x = x;
+}
+
 void test_case(const Case& c, unsigned seed) {
-  const Scene s(c, seed);
+  Scene s(c, seed);
   std::vector<float> first;
   for (const char* isa : kIsas) {
     const Kernels* k = kernels(isa);
@@ -221,6 +238,7 @@ void test_case(const Case& c, unsigned seed) {
     test_values(s, *k, all);
     test_bits(s, *k, all);
     test_matrix_rows(s, *k);
+    if (c.rows == 5) test_broken_inputs(s, *k);
     if (!quantised(c.format)) continue;
     if (first.empty()) first = all;
     check(same(first.data(), all.data(), (int64_t)all.size()), c.name() + " " + isa + ": not the bits of scalar");
