@@ -34,7 +34,7 @@ class Engine:
             max_rows=config.max_logit_rows,
             max_sequences=config.max_num_seqs,
         )
-        self._packer = Packer(self._cache.tables, info.vocab_size, config.max_logit_rows)
+        self._packer = Packer(self._cache, info.vocab_size, config.max_logit_rows)
         self._runner = Runner(program)
         self._open: dict[str, list[Sequence]] = {}  # choices that are not finished
         self._arrivals = 0

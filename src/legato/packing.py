@@ -2,7 +2,8 @@
 
 What does not change while a sequence runs (sampling parameters, block table) stays in arrays with a
 row for each lane, and is gathered; Python loops touch each sequence a few times a step, never each
-token.
+token. While the same sequences decode, the last batch is moved on by one token in place: between
+two steps the processor's caches are full of weights, so what counts is how little is touched.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato.batch import BLOCK_SIZE, F32, I32, U32, U64, Batch, SamplingBatch
+from legato.cache.kv import KVCache
 from legato.scheduler import Part
 from legato.sequence import NO_IDS, NO_VALUES, Sequence
 
 
 class Packer:
-    """``tables``: the block tables, a row for each lane (``KVCache.tables``)."""
+    """A batch that it returns is good until the next one is packed."""
 
-    def __init__(self, tables: I32, vocab_size: int, max_rows: int) -> None:
-        lanes = len(tables)
+    def __init__(self, cache: KVCache, vocab_size: int, max_rows: int) -> None:
+        lanes = len(cache.tables)
         self.vocab_size = vocab_size
-        self._tables = tables
+        self._cache = cache
+        self._tables = cache.tables
         self._seated: list[tuple[int, ...] | None] = [None] * lanes
         self._reals: F32 = np.zeros((6, lanes), np.float32)  # in the order of SamplingBatch
         self._top_k: I32 = np.zeros(lanes, np.int32)
@@ -31,22 +34,68 @@ class Packer:
         self._seeds: U64 = np.zeros(lanes, np.uint64)
         self._nothing: I32 = np.zeros(max_rows + 1, np.int32)  # indptr of empty rows
         self._no_masks: U32 = np.zeros((0, -(-vocab_size // 32)), np.uint32)
+        self._last: Batch | None = None
+        self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
+        self._claims = self._changes = -1  # the cache's counts at that time
+        self._is_penalised = False  # any of them
 
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]
+        if self._last is not None and self._goes_on(self._last, sequences):
+            return self._move_on(self._last, sequences)
+        self._last = self._pack(parts, sequences)
+        decodes = all(part.count == 1 and part.samples for part in parts)
+        self._decoding = sequences if decodes and not len(self._last.block_copies) else []
+        self._claims, self._changes = self._cache.num_claims, self._cache.num_changes
+        return self._last
+
+    def _goes_on(self, last: Batch, sequences: list[Sequence]) -> bool:
+        """Whether the last step's sequences, in their lanes, each have one more token."""
+        return (
+            self._claims == self._cache.num_claims
+            and self._decoding == sequences
+            and int(last.positions[-1]) + 1 == sequences[-1].num_computed  # it has not failed
+        )
+
+    def _move_on(self, batch: Batch, sequences: list[Sequence]) -> Batch:
+        batch.token_ids[:] = [sequence.last_token for sequence in sequences]
+        batch.positions += 1
+        batch.slots += 1
+        if self._changes != self._cache.num_changes:
+            self._changes = self._cache.num_changes
+            lanes = np.array([sequence.hold.lane for sequence in sequences], np.intp)
+            batch.slots = self._slots(lanes, batch.positions)
+            batch.block_tables = self._block_tables(lanes, sequences)
+        sampling = batch.sampling
+        sampling.output_position += 1
+        if self._is_penalised:
+            sampling.output_indptr, sampling.output_ids = self._outputs(sequences)
+        if len(sampling.bias_ids):
+            bias = self._bias(sequences)
+            sampling.bias_indptr, sampling.bias_ids, sampling.bias_values = bias
+        return batch
+
+    def _slots(self, lanes: NDArray[np.intp], positions: I32) -> I32:
+        """Of rows in these lanes."""
+        blocks = self._tables[lanes, positions // BLOCK_SIZE]
+        return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
+
+    def _block_tables(self, lanes: NDArray[np.intp], sequences: list[Sequence]) -> I32:
+        width = max(len(sequence.hold.blocks) for sequence in sequences)
+        return np.ascontiguousarray(self._tables[lanes, :width])
+
+    def _pack(self, parts: list[Part], sequences: list[Sequence]) -> Batch:
         lanes = np.array([self._seat(sequence) for sequence in sequences], np.intp)
         token_ids, rows, positions = self._tokens(parts)
-        blocks = self._tables[lanes[rows], positions // BLOCK_SIZE]
-        width = max(len(sequence.hold.blocks) for sequence in sequences)
         copies = [s.hold.copy for s in sequences if s.hold.copy is not None]
         logit_rows, owners, forced = self._logit_rows(parts)
         return Batch(
             token_ids=token_ids,
             positions=positions,
             sequences=rows,
-            slots=blocks * BLOCK_SIZE + positions % BLOCK_SIZE,
-            block_tables=np.ascontiguousarray(self._tables[lanes, :width]),
+            slots=self._slots(lanes[rows], positions),
+            block_tables=self._block_tables(lanes, sequences),
             block_copies=np.array(copies, np.int32).reshape(-1, 2),
             logit_rows=logit_rows,
             sampling=self._sampling(sequences, lanes, owners, forced),
@@ -125,9 +174,9 @@ class Packer:
             num_logprobs[row] = chosen[row].params.prompt_logprobs or 0
         bias_indptr, bias_ids, bias_values = self._bias(chosen)
         mask_index, masks = self._masks(chosen)
-        penalised = any(sequence.is_penalised for sequence in chosen)
-        prompts = [s.penalised_prompt for s in chosen] if penalised else []
-        outputs = [s.output_ids if s.is_penalised else NO_IDS for s in chosen] if penalised else []
+        self._is_penalised = any(sequence.is_penalised for sequence in chosen)
+        prompts = [s.penalised_prompt for s in chosen] if self._is_penalised else []
+        output_indptr, output_ids = self._outputs(chosen)
         return SamplingBatch(
             temperature=reals[0],
             top_k=self._top_k[lane],
@@ -142,8 +191,8 @@ class Packer:
             num_logprobs=num_logprobs,
             prompt_indptr=self._indptr(prompts, len(chosen)),
             prompt_ids=np.concatenate(prompts) if prompts else NO_IDS,
-            output_indptr=self._indptr(outputs, len(chosen)),
-            output_ids=np.concatenate(outputs) if outputs else NO_IDS,
+            output_indptr=output_indptr,
+            output_ids=output_ids,
             bias_indptr=bias_indptr,
             bias_ids=bias_ids,
             bias_values=bias_values,
@@ -156,6 +205,12 @@ class Packer:
         if not rows:
             return self._nothing[: num_rows + 1]
         return np.cumsum([0, *map(len, rows)], dtype=np.int32)
+
+    def _outputs(self, chosen: list[Sequence]) -> tuple[I32, I32]:
+        if not self._is_penalised:
+            return self._nothing[: len(chosen) + 1], NO_IDS
+        outputs = [s.output_ids if s.is_penalised else NO_IDS for s in chosen]
+        return self._indptr(outputs, len(chosen)), np.concatenate(outputs)
 
     def _bias(self, chosen: list[Sequence]) -> tuple[I32, I32, F32]:
         if not any(sequence.is_biased for sequence in chosen):

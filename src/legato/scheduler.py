@@ -69,6 +69,12 @@ class Plan:
             self.tokens_left -= part.count
             self.rows_left -= part.num_rows
 
+    def add_decode(self, sequence: Sequence) -> None:
+        """Its one pending token. There are rows for all decodes."""
+        self.parts[sequence] = Part(sequence, 1, samples=True)
+        self.tokens_left -= 1
+        self.rows_left -= 1
+
     def remove(self, sequence: Sequence) -> None:
         part = self.parts.pop(sequence, None)
         if part is not None:
@@ -131,16 +137,17 @@ class Scheduler:
 
     def _plan(self) -> list[Part]:
         plan = Plan(self.max_tokens, self.max_rows)
-        self._plan_decodes(plan)
-        for sequence in self.running:
-            if plan.tokens_left and sequence.num_pending > 1:
-                plan.add(sequence)
+        if self._plan_decodes(plan):
+            for sequence in self.running:
+                if plan.tokens_left and sequence.num_pending > 1:
+                    plan.add(sequence)
         if self.waiting:
             self._plan_new(plan)
         return list(plan.parts.values())
 
-    def _plan_decodes(self, plan: Plan) -> None:
-        index = 0
+    def _plan_decodes(self, plan: Plan) -> bool:
+        """Returns whether there are running sequences that do not decode yet."""
+        index, others = 0, False
         while index < len(self.running) and plan.tokens_left:
             sequence = self.running[index]
             if sequence.num_pending == 1:
@@ -148,9 +155,12 @@ class Scheduler:
                     victim = self.running[-1]
                     self._preempt(victim, plan)
                     if victim is sequence:
-                        return
-                plan.add(sequence)
+                        return others
+                plan.add_decode(sequence)
+            else:
+                others = True
             index += 1
+        return others
 
     def _plan_new(self, plan: Plan) -> None:
         prefilling = [sequence for sequence in self.running if sequence.num_pending > 1]
@@ -198,10 +208,13 @@ class Scheduler:
     def computed(self, part: Part) -> None:
         """The step has run: counts the part's tokens, whose blocks others may now use."""
         sequence = part.sequence
-        self.cache.copied(sequence.hold)
         sequence.num_computed += part.count
-        self.cache.index_full(sequence.hold, sequence.ids, sequence.num_computed)
-        if sequence in self._followers and sequence.is_prompt_computed:
+        hold = sequence.hold
+        if hold.copy is not None:
+            self.cache.copied(hold)
+        if sequence.num_computed >= hold.num_indexed + BLOCK_SIZE:
+            self.cache.index_full(hold, sequence.ids, sequence.num_computed)
+        if self._followers and sequence in self._followers and sequence.is_prompt_computed:
             self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
             for follower in self._followers.pop(sequence):
                 follower.num_cached = sequence.num_cached

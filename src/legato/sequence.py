@@ -28,7 +28,6 @@ class Sequence:
         self.request = request
         self.index = index
         self.key = (request.priority, arrival, index)  # served in this order
-        self.max_len = max_len
         self.hold = Hold(salt)
 
         given = request.prompt_token_ids + request.output_token_ids
@@ -55,7 +54,8 @@ class Sequence:
         self.is_biased = bool(params.logit_bias) or params.min_tokens > 0
         self.is_masked = params.allowed_token_ids is not None
         self.wants_prompt_logprobs = params.prompt_logprobs is not None and index == 0
-        self.max_output = max_len if params.max_tokens is None else params.max_tokens
+        most_output = max_len if params.max_tokens is None else params.max_tokens
+        self.max_tokens = min(max_len, self.num_prompt + most_output)  # prompt included
 
     # -- tokens ---------------------------------------------------------------------------------
     @property
@@ -119,7 +119,7 @@ class Sequence:
     @property
     def is_exhausted(self) -> bool:
         """No further token may be sampled."""
-        return self.num_output >= self.max_output or self.num_tokens >= self.max_len
+        return self.num_tokens >= self.max_tokens
 
     # -- what changes the logits -----------------------------------------------------------------
     @cached_property

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": LEAVES | {"_native", "gguf_file", "batch"},
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
     "runner": LEAVES | {"_native", "batch", "request", "models", "sequence"},
-    "packing": LEAVES | {"batch", "request", "sequence", "scheduler"},
+    "packing": LEAVES | {"batch", "request", "cache", "sequence", "scheduler"},
     "messages": LEAVES | {"request", "models"},
     "engine": LEAVES
     | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}

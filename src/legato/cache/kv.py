@@ -38,6 +38,11 @@ class Hold:
     copy: tuple[int, int] | None = None  # (source, destination) of the coming step
 
     @property
+    def num_indexed(self) -> int:
+        """Tokens in the blocks that are in the index."""
+        return self.indexed * BLOCK_SIZE
+
+    @property
     def is_empty(self) -> bool:
         return self.lane < 0
 
@@ -49,6 +54,8 @@ class KVCache:
         self.index = PrefixIndex()
         self.pool = BlockPool(num_blocks, self.index.forget)
         self.tables: I32 = np.zeros((lanes, blocks_for(max_len)), np.int32)
+        self.num_claims = 0  # counted up when a lane is taken or left,
+        self.num_changes = 0  # and when a row of ``tables`` changes otherwise
         self._lanes = list(range(lanes - 1, -1, -1))
 
     def claim(self, hold: Hold, tokens: I32, reusable: int, spare: int) -> int | None:
@@ -81,6 +88,7 @@ class KVCache:
         hold.indexed = len(match.nodes)
         hold.node = match.nodes[-1] if match.nodes else None
         self.tables[hold.lane, : len(hold.blocks)] = hold.blocks
+        self.num_claims += 1
         found = hold.indexed * BLOCK_SIZE
         if match.tail is None:
             return found
@@ -95,6 +103,7 @@ class KVCache:
         for _ in range(missing):
             block = self.pool.take()
             self.tables[hold.lane, len(hold.blocks)] = block
+            self.num_changes += 1
             hold.blocks.append(block)
         return True
 
@@ -114,6 +123,7 @@ class KVCache:
                 self.pool.retain(hold.node.block)
                 self.pool.release(block)
                 hold.blocks[position] = self.tables[hold.lane, position] = hold.node.block
+                self.num_changes += 1
             hold.indexed += 1
 
     def index_tail(self, hold: Hold, tokens: I32, computed: int) -> None:
@@ -142,6 +152,7 @@ class KVCache:
         for block in reversed(hold.blocks):
             self.pool.release(block)
         self.tables[hold.lane, : len(hold.blocks)] = 0
+        self.num_claims += 1
         self._lanes.append(hold.lane)
         hold.lane, hold.blocks, hold.indexed, hold.node = -1, [], 0, None
 
