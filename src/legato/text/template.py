@@ -1,34 +1,20 @@
-"""Chat templates: the Jinja dialect that models are published with, rendered in a sandbox.
-
-The dialect is transformers': trimmed blocks, ``break`` and ``continue``, ``{% generation %}`` (its
-content is rendered, nothing more), ``raise_exception``, ``strftime_now`` and a plain ``tojson``.
-A template comes with a model and is not trusted: it sees only what it is given, and is stopped when it
-writes for too long or too much.
-"""
+"""Chat templates: found in model files, and rendered in a sandbox (``legato.text.sandbox``)."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from legato.errors import ConfigError, ModelError, RequestError
 from legato.gguf_file import read_metadata
 from legato.text.hf_tokenizer import read_json, special_token_names
 from legato.text.messages import ContentFormat, Message
+from legato.text.sandbox import ENVIRONMENT, limited
 
-MAX_SECONDS: Final = 10.0
-MAX_CHARACTERS: Final = 64 * 1024 * 1024
 RESERVED: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _GGUF_KEY: Final = "tokenizer.chat_template"
 
@@ -80,6 +66,10 @@ class ChatTemplate:
             # Some loop over tools without asking whether there are any; what is not defined is empty.
             return _written(template, {k: v for k, v in values.items() if k not in absent})
 
+    def replaced(self, source: str) -> ChatTemplate:
+        """Another template with the same special tokens. Raises ModelError."""
+        return ChatTemplate(source, extra_tokens=self._tokens)
+
     @cached_property
     def content_format(self) -> ContentFormat:
         """Whether the template reads content as a string or as a list of parts: by trying."""
@@ -106,22 +96,14 @@ class ChatTemplate:
 
 
 def _written(template: jinja2.Template, values: dict[str, Any]) -> str:
-    pieces: list[str] = []
-    size, deadline = 0, time.monotonic() + MAX_SECONDS
     try:
-        for piece in template.generate(values):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_CHARACTERS or time.monotonic() > deadline:
-                raise RequestError("the chat template takes too long or too much", "messages")
-    except RequestError:
-        raise
+        with limited():
+            return template.render(values)
     except jinja2.TemplateError as error:
         raise RequestError(f"the chat template refuses this: {error}", "messages") from error
     except Exception as error:  # a template can fail in any way that an expression can
         problem = f"{type(error).__name__}: {error}"
         raise RequestError(f"the chat template fails on this: {problem}", "messages") from error
-    return "".join(pieces)
 
 
 def load_chat_template(path: Path, override: Path | None = None) -> ChatTemplate | None:
@@ -196,55 +178,10 @@ def _from_folder(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     return sources, special_token_names(folder)
 
 
-class _GenerationTag(Extension):
-    """``{% generation %} ... {% endgeneration %}`` marks the assistant's words; here it only scopes."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML; templates expect plain JSON."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
-
-
 def _compile(name: str, source: str) -> jinja2.Template:
     try:
-        return _ENVIRONMENT.from_string(source)
-    except jinja2.TemplateError as error:
+        return ENVIRONMENT.from_string(source)
+    except (jinja2.TemplateError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
         raise ModelError(f"chat template {name!r}{where}: {error}") from error
