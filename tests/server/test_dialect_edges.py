@@ -12,7 +12,7 @@ import pytest
 from test_edges import STRANGE, Build, build, post, tokenizer
 
 from legato.errors import EngineDeadError
-from legato.server import anthropic
+from legato.server import anthropic, ollama, ollama_models
 
 __all__ = ["build", "tokenizer"]  # fixtures
 
@@ -76,9 +76,38 @@ def test_anthropic_errors_of_the_engine(build: Build) -> None:
     assert streamed.text.strip().split("\n\n")[-1].startswith("event: error\n")
 
 
+CHAT: dict[str, Any] = {"messages": HI}
+
+
+def test_ollama_streams_the_text_of_the_whole(build: Build) -> None:
+    client, _ = build(STRANGE)
+    whole = post(client, "/api/chat", {**CHAT, "stream": False}).json()
+    assert whole["message"]["content"] == STRANGE
+    streamed = post(client, "/api/chat", CHAT)
+    assert streamed.headers["content-type"].startswith("application/x-ndjson")
+    records = [json.loads(line) for line in streamed.text.splitlines()]
+    assert "".join(record["message"]["content"] for record in records) == STRANGE
+    assert records[-1].keys() == whole.keys()
+
+
+def test_ollama_errors_of_the_engine(build: Build) -> None:
+    client, engine = build("one two three", api_key="secret")
+    assert post(client, "/api/chat", CHAT).json().keys() == {"error"}
+    key = {"headers": {"authorization": "Bearer secret"}}
+    engine.fails_with, engine.fails_after = EngineDeadError("killed"), 2
+    lines = post(client, "/api/chat", CHAT, **key).text.splitlines()
+    assert json.loads(lines[-1]) == {"error": "killed"} and len(lines) == 3
+    response = post(client, "/api/generate", {"prompt": "a", "stream": False}, **key)
+    assert response.status_code == 500 and response.json() == {"error": "killed"}
+
+
 SCHEMAS: list[tuple[type[msgspec.Struct], set[str]]] = [
     (anthropic.MessagesRequest, {*anthropic.NO_EFFECT, *anthropic.UNSUPPORTED}),
     (anthropic.CountTokensRequest, set()),
+    (ollama.OllamaChatRequest, {*ollama.NO_EFFECT, *ollama.UNSUPPORTED}),
+    (ollama.OllamaGenerateRequest, set()),
+    (ollama.OllamaOptions, {*ollama.OPTIONS_NO_EFFECT, *ollama.OPTIONS_UNSUPPORTED}),
+    (ollama_models.OllamaShowRequest, set()),
 ]
 
 

@@ -12,6 +12,8 @@ from legato.server import (
     health,
     metrics,
     models,
+    ollama,
+    ollama_models,
     openai_chat,
     openai_completions,
     openapi,
@@ -23,8 +25,8 @@ from legato.server.service import Service
 def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="Legato", version=__version__)
     app.state.service = service
-    generation = (openai_chat, openai_completions, anthropic)
-    for room in (*generation, models, tokenize, health, metrics):
+    generation = (openai_chat, openai_completions, anthropic, ollama)
+    for room in (*generation, models, ollama_models, tokenize, health, metrics):
         app.include_router(room.router)
     errors.install(app)
     openapi.install(app)

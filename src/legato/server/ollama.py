@@ -1,0 +1,245 @@
+"""POST /api/chat and /api/generate, as Ollama's clients know them: streamed unless told otherwise.
+
+A chat that ends with a message of the assistant is continued where that message ends.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from legato.answer import Answer, completion_prompt
+from legato.errors import ContextLengthError, RequestError
+from legato.request import SamplingParams
+from legato.sampling_params import from_fields
+from legato.server.admission import read_object, require_key
+from legato.server.errors import json_response
+from legato.server.ollama_reply import OLLAMA, Reply, Say, in_chat, in_generate, loaded
+from legato.server.openapi import body_of
+from legato.server.protocol import naming, parse
+from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.sse import EventStream, unless_disconnected
+from legato.server.turns import TurnFormat, render
+from legato.text.continuation import Prompt
+
+router = APIRouter(
+    prefix="/api",
+    tags=["Ollama"],
+    dependencies=[Depends(require_key)],
+    route_class=OLLAMA.route_class(),
+)
+
+NO_EFFECT = frozenset({"keep_alive"})
+"""The model stays loaded."""
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "format": ("",),
+    "think": (False,),
+    "images": ([],),
+    "suffix": ("",),
+    "template": ("",),
+    "context": ([],),
+    "truncate": (False,),
+    "shift": (False,),
+    "width": (0,),
+    "height": (0,),
+    "steps": (0,),
+}
+
+OPTIONS_NO_EFFECT = frozenset(
+    {"numa", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "use_mmap", "use_mlock"}
+    | {"num_thread", "num_keep", "mirostat_tau", "mirostat_eta"}
+)
+"""How to load the model, which is loaded; what to keep of a context that never overflows."""
+
+OPTIONS_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tfs_z": (1,),
+    "typical_p": (1,),
+    "mirostat": (0,),
+    "repeat_last_n": (-1,),
+    "penalize_newline": (True,),
+    "logits_all": (False,),
+    "vocab_only": (False,),
+    "embedding_only": (False,),
+}
+
+TURNS = TurnFormat(
+    roles={"system": "system", "user": "user", "assistant": "assistant"},
+    unsupported=frozenset({"images", "tool_calls", "tool_name", "tool_call_id", "thinking"}),
+)
+
+
+class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    num_predict: int | None = None
+    num_ctx: int | None = None
+    stop: str | list[str] | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+NAMES = {name: f"options.{name}" for name in OllamaOptions.__struct_fields__} | {
+    "max_tokens": "options.num_predict",
+    "repetition_penalty": "options.repeat_penalty",
+    "logprobs": "top_logprobs",
+}
+"""What a client calls the parameters of ``SamplingParams``."""
+
+
+class OllamaFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What both endpoints have; the last four are those of /v1/chat/completions."""
+
+    model: str | None = None
+    stream: bool = True
+    options: dict[str, Any] | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    echo: bool = False
+    priority: int = 0
+    cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+Fields = TypeVar("Fields", bound=OllamaFields)
+
+
+class OllamaChatRequest(OllamaFields, kw_only=True, forbid_unknown_fields=True):
+    messages: list[dict[str, Any]] = []
+
+
+class OllamaGenerateRequest(OllamaFields, kw_only=True, forbid_unknown_fields=True):
+    """``raw``: the model reads the prompt as it is; else it is what a user says."""
+
+    prompt: str = ""
+    system: str | None = None
+    raw: bool = False
+
+
+@router.post("/chat", openapi_extra=body_of(OllamaChatRequest))
+async def chat(http: Request, service: ServiceOf) -> Response:
+    """Answer a conversation, or continue the answer it ends with."""
+    request, size = await _read(http, service, OllamaChatRequest)
+    if not request.messages:
+        return json_response(loaded(service, in_chat))
+    prompt = await off_loop(size, lambda: _chat_prompt(request, service))
+    return await _reply(http, request, prompt, service, in_chat)
+
+
+@router.post("/generate", openapi_extra=body_of(OllamaGenerateRequest))
+async def generate(http: Request, service: ServiceOf) -> Response:
+    """Answer a prompt; with ``raw``, continue it."""
+    request, size = await _read(http, service, OllamaGenerateRequest)
+    if not request.prompt:
+        return json_response(loaded(service, in_generate))
+    prompt = await off_loop(size, lambda: _generate_prompt(request, service))
+    return await _reply(http, request, prompt, service, in_generate)
+
+
+async def _read(http: Request, service: Service, schema: type[Fields]) -> tuple[Fields, int]:
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, schema, NO_EFFECT, UNSUPPORTED)
+    check_model(request.model, service)
+    return request, size
+
+
+def check_model(name: str | None, service: Service) -> None:
+    """Ollama's clients add a tag to names which have none."""
+    service.check_model(name and name.removesuffix(":latest"))
+
+
+def _chat_prompt(request: OllamaChatRequest, service: Service) -> Prompt:
+    turns = [TURNS.read(turn, f"messages[{i}]") for i, turn in enumerate(request.messages)]
+    continued = turns[-1]["role"] == "assistant"
+    return render(turns, service, request.chat_template_kwargs, continued=continued)
+
+
+def _generate_prompt(request: OllamaGenerateRequest, service: Service) -> Prompt:
+    if request.raw:
+        if request.system:
+            raise RequestError("system has no place in a raw prompt", "system")
+        return completion_prompt(service.text, request.prompt)
+    turns = [{"role": "user", "content": request.prompt}]
+    if request.system:
+        turns.insert(0, {"role": "system", "content": request.system})
+    with naming({"messages": "prompt"}):
+        return render(turns, service, request.chat_template_kwargs, continued=False)
+
+
+async def _reply(
+    http: Request, request: OllamaFields, prompt: Prompt, service: Service, say: Say
+) -> Response:
+    reply = Reply(_begin(request, prompt, service), service, say, _echoed(request, prompt))
+    if request.stream:
+        return EventStream(reply.records(), OLLAMA)
+    return json_response(await unless_disconnected(http, reply.whole()))
+
+
+def _echoed(request: OllamaFields, prompt: Prompt) -> str:
+    raw = isinstance(request, OllamaGenerateRequest) and request.raw
+    return (prompt.text if raw else prompt.prefill) * request.echo
+
+
+def _begin(request: OllamaFields, prompt: Prompt, service: Service) -> Answer:
+    options = _options(request)
+    field = "messages" if isinstance(request, OllamaChatRequest) else "prompt"
+    room = _room(options, prompt, service.engine.info.max_model_len, field)
+    unlimited = options.num_predict in (None, -1, -2)
+    most = room if unlimited else min(options.num_predict or 0, room)
+    with naming(NAMES):
+        return service.answer(
+            prompt,
+            _params(request, options, most, service.engine.info.default_sampling),
+            request_id=f"ollama-{uuid.uuid4().hex}",
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            field=field,
+        )
+
+
+def _options(request: OllamaFields) -> OllamaOptions:
+    try:
+        return parse(request.options or {}, OllamaOptions, OPTIONS_NO_EFFECT, OPTIONS_UNSUPPORTED)
+    except RequestError as error:
+        raise RequestError(f"options: {error}", f"options.{error.field}") from None
+
+
+def _room(options: OllamaOptions, prompt: Prompt, context: int, field: str) -> int:
+    """How many tokens may come. As in the original, ``num_predict`` may be more than that."""
+    limit = context if options.num_ctx is None else options.num_ctx
+    if not 1 <= limit <= context:
+        raise RequestError(
+            f"options.num_ctx must be at least 1 and at most the model's {context}, got {limit}",
+            "options.num_ctx",
+        )
+    used = len(prompt.token_ids)
+    if used >= limit:
+        raise ContextLengthError(
+            f"the context length is {limit} tokens, but {field} has {used}", field
+        )
+    return limit - used
+
+
+def _params(
+    request: OllamaFields, options: OllamaOptions, most: int, preferences: dict[str, Any]
+) -> SamplingParams:
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
+    fields = {
+        **msgspec.structs.asdict(options),
+        "seed": None if options.seed == -1 else options.seed,
+        "repetition_penalty": options.repeat_penalty,
+        "max_tokens": most,
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+    }
+    return from_fields(fields, preferences)

@@ -1,0 +1,98 @@
+"""The model that is served, in the shapes that Ollama's clients look for before they ask."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+
+from legato import __version__
+from legato.server.admission import read_object, require_key
+from legato.server.ollama import check_model
+from legato.server.ollama_reply import OLLAMA
+from legato.server.openapi import body_of
+from legato.server.protocol import parse
+from legato.server.service import Service, ServiceOf
+
+router = APIRouter(
+    prefix="/api",
+    tags=["Ollama"],
+    dependencies=[Depends(require_key)],
+    route_class=OLLAMA.route_class(),
+)
+
+
+class OllamaShowRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    name: str | None = None  # what older clients call it
+    verbose: bool = False
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    return {"version": __version__}
+
+
+@router.get("/tags")
+async def tags(service: ServiceOf) -> dict[str, Any]:
+    return {"models": [{**_card(service), "modified_at": _since(service)}]}
+
+
+@router.get("/ps")
+async def running(service: ServiceOf) -> dict[str, Any]:
+    if not service.ready:
+        return {"models": []}
+    card = {**_card(service), "size_vram": 0, "expires_at": "9999-12-31T23:59:59Z"}
+    return {"models": [{**card, "context_length": service.engine.info.max_model_len}]}
+
+
+@router.post("/show", openapi_extra=body_of(OllamaShowRequest))
+async def show(http: Request, service: ServiceOf) -> dict[str, Any]:
+    service.check_ready()
+    body, _ = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, OllamaShowRequest, frozenset(), {"system": ("",), "template": ("",)})
+    check_model(request.model or request.name, service)
+    info = service.engine.info
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": service.template.sources.get("default", "") if service.template else "",
+        "details": _details(service),
+        "model_info": {
+            "general.architecture": info.architecture,
+            f"{info.architecture}.context_length": info.max_model_len,
+            f"{info.architecture}.vocab_size": info.vocab_size,
+        },
+        "capabilities": ["completion"],
+        "modified_at": _since(service),
+    }
+
+
+def _card(service: Service) -> dict[str, Any]:
+    name = service.model_name
+    size = service.engine.info.weight_bytes if service.ready else 0
+    return {
+        "name": name,
+        "model": name,
+        "size": size,
+        "digest": "",
+        "details": _details(service),
+    }
+
+
+def _details(service: Service) -> dict[str, Any]:
+    family = service.engine.info.architecture if service.ready else ""
+    return {
+        "parent_model": "",
+        "format": "",
+        "family": family,
+        "families": [family],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def _since(service: Service) -> str:
+    return datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
