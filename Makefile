@@ -12,8 +12,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -type f -not -n
 serve: $(VENV)/.serve
 	@$(BIN)/legato serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
+# Fast ones first.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest tests $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/server tests/models $(ARGS)
 
 check: $(VENV)/.check
 	@$(BIN)/ruff format --check src tests benchmarks examples scripts
