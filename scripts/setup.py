@@ -17,6 +17,7 @@ DISK = {"serve": 1 << 30, "test": 3 << 30, "check": 1 << 30}  # bytes that an in
 BUILD = ["scikit-build-core>=0.10", "nanobind>=2.4", "ninja", "cmake>=3.24"]
 CHECK = ["ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "pytest>=8"]
 TORCH = ["torch==2.13.0"]  # tests only: the independent oracle
+TEST_MODELS = ["smollm2", "gemma3-270m"]
 CPP20 = "#include <concepts>\n#include <barrier>\ntemplate <std::integral T> T id(T x) { return x; }\nint main() { return id(0); }\n"
 
 
@@ -123,6 +124,16 @@ def install(kind, venv):
     say("compiling and installing legato")
     target = ".[test]" if kind == "test" else "."
     run(pip + ["-v", "--no-build-isolation", target], build_progress)
+    if kind == "test":
+        fetch_models(os.path.join(venv, "bin", "legato"))
+
+
+def fetch_models(legato):
+    """The real models that the tests run; without one, its tests say that they are skipped."""
+    for name in TEST_MODELS:
+        say("fetching the model %s, unless it is here" % name)
+        if subprocess.run([legato, "pull", name], stdout=subprocess.DEVNULL).returncode:
+            say("%s could not be fetched: its tests will be skipped" % name)
 
 
 def main():
