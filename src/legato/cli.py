@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from legato import __version__
@@ -67,6 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     completing.add_argument("text", help="what to continue; - reads it from standard input")
     _add_sampling(completing, max_tokens=64)
     add_flags(completing, EngineConfig)
+
+    rendering = _command(commands, "render", render, "show the prompt of a chat request, as JSON")
+    rendering.add_argument("request", nargs="?", default="-", help="file; - reads standard input")
+    rendering.add_argument("--model", help="short name, hub id, GGUF file or Hugging Face folder")
+    rendering.add_argument("--template", help="file of a chat template; alone, no model is loaded")
+    names = ("trust_request_chat_template", "assistant_prefill")
+    others = tuple(field.name for field in fields(ServerConfig) if field.name not in names)
+    add_flags(rendering, ServerConfig, skip=others)
 
     pulling = _command(commands, "pull", pull, "download a model")
     pulling.add_argument("model", help="short name, hub id, GGUF file or Hugging Face folder")
@@ -147,6 +155,21 @@ def _load(arguments: argparse.Namespace) -> LLM:
     settings = asdict(from_flags(EngineConfig, arguments))
     print(f"loading {settings['model']} ...", file=sys.stderr, flush=True)
     return LLM(chat_template=getattr(arguments, "chat_template", None), **settings)
+
+
+def render(arguments: argparse.Namespace) -> None:
+    from legato.server.render_command import render_command
+
+    settings = from_flags(ServerConfig, arguments)
+    print(
+        render_command(
+            arguments.request,
+            model=arguments.model,
+            template=arguments.template,
+            assistant_prefill=settings.assistant_prefill,
+            trusts_template=settings.trust_request_chat_template,
+        )
+    )
 
 
 def pull(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from legato.errors import ConfigError
 
+ASSISTANT_PREFILLS = ("continue", "new-turn", "reject")
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
 GIB = 1024**3
@@ -128,6 +129,12 @@ class ServerConfig:
     chat_template: str | None = flag(
         None, "file of a Jinja chat template to use instead of the model's"
     )
+    trust_request_chat_template: bool = flag(False, "accept chat templates inside requests")
+    assistant_prefill: str = flag(
+        "continue",
+        "what becomes of a last message from the assistant when the request does not say",
+        choices=ASSISTANT_PREFILLS,
+    )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
     anthropic_strict: bool = flag(
@@ -139,3 +146,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        if self.assistant_prefill not in ASSISTANT_PREFILLS:
+            raise ConfigError(
+                f"assistant_prefill must be one of {', '.join(ASSISTANT_PREFILLS)}, "
+                f"got {self.assistant_prefill!r}",
+                "assistant_prefill",
+            )

@@ -29,6 +29,7 @@ from legato.progress import NoBar, TokenBar
 from legato.request import Request, SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.text.continuation import Prompt, build_prompt
+from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import load_chat_template
 from legato.text.tokenizer import load_tokenizer
 from legato.weights import hub
@@ -153,10 +154,11 @@ class LLM:
         self,
         messages: list[Message],
         *,
-        continue_final_message: bool | None = None,
+        continue_final_message: ContinueFinalMessage | None = None,
         add_generation_prompt: bool | None = None,
         documents: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        parse_special_tokens: bool = False,
     ) -> Prompt:
         """What the model sees of a conversation."""
         if self.template is None:
@@ -169,6 +171,7 @@ class LLM:
             add_generation_prompt=add_generation_prompt,
             documents=documents,
             template_kwargs=chat_template_kwargs,
+            parse_special_tokens=parse_special_tokens,
         )
 
     def stream(

@@ -1,7 +1,6 @@
 """POST /v1/chat/completions.
 
-A conversation whose last message is the assistant's is continued where that message ends, unless
-``add_generation_prompt`` asks for a new turn.
+Whether a last message of the assistant's is continued is decided by ``legato.text.precedence``.
 """
 
 from __future__ import annotations
@@ -11,75 +10,33 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from legato.answer import Answer, Choice, Piece
-from legato.errors import RequestError
-from legato.request import SamplingParams
-from legato.sampling_params import from_fields
 from legato.server.admission import read_object, require_key
+from legato.server.chat_request import ChatRequest, RenderRequest, chat_prompt, sampling_params
 from legato.server.errors import json_response
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
 from legato.server.openapi import body_of
-from legato.server.protocol import GenerationFields, naming, parse
+from legato.server.protocol import naming, parse
+from legato.server.render_command import rendered
 from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
 from legato.server.usage import usage
-from legato.text.continuation import Prompt, build_prompt
+from legato.text.continuation import Prompt
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
 
 
-class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
-    """The last message decides whether it is continued, unless one of the two flags is set."""
-
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
-
-    @property
-    def names(self) -> dict[str, str]:
-        """What the client called the parameters that have another name in a chat."""
-        renamed = {"logprobs": "top_logprobs"}
-        if self.max_completion_tokens is not None:
-            renamed["max_tokens"] = "max_completion_tokens"
-        return renamed
-
-
-def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> SamplingParams:
-    fields = msgspec.structs.asdict(request)
-    if request.max_completion_tokens is not None:
-        fields["max_tokens"] = request.max_completion_tokens
-    if request.top_logprobs and not request.logprobs:
-        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
-    fields["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
-    return from_fields(fields, preferences)
-
-
 def render(request: ChatRequest, service: Service) -> Prompt:
-    if service.template is None:
-        raise RequestError(
-            "this model has no chat template: use /v1/completions, or start the server with "
-            "--chat-template",
-            "messages",
-        )
-    if not request.messages:
-        raise RequestError("messages must not be empty", "messages")
-    return build_prompt(
+    """The request's prompt, under the server's settings."""
+    return chat_prompt(
+        request,
         service.template,
         service.text,
-        request.messages,
-        continue_final_message=request.continue_final_message,
-        add_generation_prompt=request.add_generation_prompt,
-        documents=request.documents,
-        template_kwargs=request.chat_template_kwargs,
+        assistant_prefill=service.config.assistant_prefill,
+        trusts_template=service.config.trust_request_chat_template,
     )
 
 
@@ -106,6 +63,16 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
         return EventStream(ChatStream(request, answer, service).events())
     await unless_disconnected(http, service.complete(answer))
     return json_response(_whole(request, answer, service))
+
+
+@router.post("/v1/chat/completions/render", openapi_extra=body_of(RenderRequest))
+async def render_chat(http: Request, service: ServiceOf) -> dict[str, Any]:
+    """The prompt that a chat makes, where the answer begins in it, and its token ids."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, RenderRequest)
+    service.check_model(request.model)
+    return rendered(await off_loop(size, lambda: render(request, service)), with_ids=True)
 
 
 def _whole(request: ChatRequest, answer: Answer, service: Service) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from fastapi import APIRouter, Depends, Request
 from legato.errors import RequestError
 from legato.sampling_params import check_in_vocabulary
 from legato.server.admission import read_object, require_key
-from legato.server.openai_chat import ChatRequest, render
+from legato.server.chat_request import ChatRequest
+from legato.server.openai_chat import render
 from legato.server.openapi import body_of
 from legato.server.protocol import parse
 from legato.server.service import Service, ServiceOf, off_loop
+from legato.text.precedence import ContinueFinalMessage
 
 router = APIRouter(tags=["tokens"], dependencies=[Depends(require_key)])
 
@@ -26,7 +28,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     messages: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    continue_final_message: ContinueFinalMessage | None = None
+    parse_special_tokens: bool = False
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     return_token_strs: bool = False
@@ -66,6 +70,8 @@ def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
         messages=request.messages or [],
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
+        parse_special_tokens=request.parse_special_tokens,
+        chat_template=request.chat_template,
         chat_template_kwargs=request.chat_template_kwargs,
         documents=request.documents,
     )

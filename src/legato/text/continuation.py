@@ -50,7 +50,7 @@ def build_prompt(
 
     Without a tokenizer there are no token ids. ``parse_special_tokens`` reads the names of control
     tokens in the client's text as control. ``assistant_prefill`` is the server's policy for a last
-    message from the assistant (``precedence.POLICIES``). Raises RequestError naming the field.
+    message from the assistant (``config.ASSISTANT_PREFILLS``). Raises RequestError naming the field.
     """
     turns = prepare(messages, template.content_format)
     given = {**_checked(template_kwargs), "tools": tools, "documents": documents}

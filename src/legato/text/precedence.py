@@ -12,7 +12,6 @@ from typing import Final, Literal
 from legato.errors import RequestError
 
 ContinueFinalMessage = bool | Literal["content", "reasoning_content"]
-POLICIES: Final = ("continue", "new-turn", "reject")
 
 
 class Outcome(StrEnum):

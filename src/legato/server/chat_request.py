@@ -1,0 +1,125 @@
+"""What a chat request holds, and the prompt that is made of it.
+
+Needs neither HTTP nor a model, so that ``legato render`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from legato.errors import ModelError, RequestError
+from legato.request import SamplingParams
+from legato.sampling_params import from_fields
+from legato.server.protocol import GenerationFields
+from legato.text.continuation import Prompt, build_prompt
+from legato.text.precedence import ContinueFinalMessage
+from legato.text.template import ChatTemplate
+from legato.text.vocabulary import Tokenizer
+
+
+class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+    """Whether the last message is continued is decided by ``legato.text.precedence``."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: ContinueFinalMessage | None = None
+    parse_special_tokens: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the client called the parameters that have another name in a chat."""
+        renamed = {"logprobs": "top_logprobs"}
+        if self.max_completion_tokens is not None:
+            renamed["max_tokens"] = "max_completion_tokens"
+        return renamed
+
+
+class RenderRequest(ChatRequest, kw_only=True, forbid_unknown_fields=True):
+    """A chat request that is only rendered."""
+
+    tools: list[dict[str, Any]] | None = None
+
+
+def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> SamplingParams:
+    fields = msgspec.structs.asdict(request)
+    if request.max_completion_tokens is not None:
+        fields["max_tokens"] = request.max_completion_tokens
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
+    fields["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+    return from_fields(fields, preferences)
+
+
+def chat_prompt(
+    request: ChatRequest,
+    template: ChatTemplate | None,
+    tokenizer: Tokenizer | None,
+    *,
+    assistant_prefill: str = "continue",
+    trusts_template: bool = False,
+) -> Prompt:
+    """The prompt of a request. ``template`` is the server's own, if it has one.
+
+    Raises RequestError naming the field.
+    """
+    template = _own_template(request, template, tokenizer, trusts_template)
+    if not request.messages:
+        raise RequestError("messages must not be empty", "messages")
+    return build_prompt(
+        template,
+        tokenizer,
+        request.messages,
+        continue_final_message=request.continue_final_message,
+        add_generation_prompt=request.add_generation_prompt,
+        tools=request.tools if isinstance(request, RenderRequest) else None,
+        documents=request.documents,
+        template_kwargs=request.chat_template_kwargs,
+        parse_special_tokens=request.parse_special_tokens,
+        assistant_prefill=assistant_prefill,
+    )
+
+
+def _own_template(
+    request: ChatRequest,
+    template: ChatTemplate | None,
+    tokenizer: Tokenizer | None,
+    trusted: bool,
+) -> ChatTemplate:
+    """The request's template if it brings one, which only a server that trusts it accepts."""
+    hidden = "chat_template" in (request.chat_template_kwargs or {})
+    if (request.chat_template is not None or hidden) and not trusted:
+        raise RequestError(
+            "Chat template is passed with request, but --trust-request-chat-template is not set. "
+            "Refused request with untrusted chat template.",
+            "chat_template",
+        )
+    if request.chat_template is not None:
+        try:
+            return (template or _bare(tokenizer)).replaced(request.chat_template)
+        except ModelError as error:
+            raise RequestError(str(error), "chat_template") from error
+    if template is None:
+        raise RequestError(
+            "this model has no chat template: use /v1/completions, or start the server with "
+            "--chat-template",
+            "messages",
+        )
+    return template
+
+
+def _bare(tokenizer: Tokenizer | None) -> ChatTemplate:
+    """An empty template with the special tokens of a vocabulary that comes without one."""
+    if tokenizer is None or tokenizer.bos_token_id is None:
+        return ChatTemplate("", bos_token="")
+    ends = [tokenizer.token_text(id) for id in tokenizer.eos_token_ids[:1]]
+    return ChatTemplate(
+        "", bos_token=tokenizer.token_text(tokenizer.bos_token_id), eos_token="".join(ends)
+    )
