@@ -12,7 +12,10 @@ import pytest
 from test_edges import STRANGE, Build, build, post, tokenizer
 
 from legato.errors import EngineDeadError
-from legato.server import anthropic, ollama, ollama_models
+from legato.server import anthropic, ollama, ollama_models, responses
+from legato.server.errors import ResponseNotFoundError
+from legato.server.responses_items import answer_item
+from legato.server.responses_store import ResponseStore, StoredResponse
 
 __all__ = ["build", "tokenizer"]  # fixtures
 
@@ -101,6 +104,65 @@ def test_ollama_errors_of_the_engine(build: Build) -> None:
     assert response.status_code == 500 and response.json() == {"error": "killed"}
 
 
+ASKED: dict[str, Any] = {"input": "hi"}
+
+
+def test_a_response_streams_the_text_of_the_whole(build: Build) -> None:
+    client, engine = build(STRANGE)
+    whole = post(client, "/v1/responses", ASKED).json()
+    assert whole["output"][0]["content"][0]["text"] == STRANGE
+    events = anthropic_events(post(client, "/v1/responses", {**ASKED, "stream": True}).text)
+    deltas = [e["delta"] for e in events if e["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == STRANGE
+    last = events[-1]["response"]
+    assert last["output"][0]["content"] == whole["output"][0]["content"]
+    # It ended for want of tokens: with nothing said after it, it goes on.
+    again = post(client, "/v1/responses", {"previous_response_id": last["id"]})
+    assert again.status_code == 200
+    assert len(engine.requests[-1].prompt_token_ids) > len(engine.requests[0].prompt_token_ids)
+
+
+def test_a_response_that_failed_can_be_gone_on_from(build: Build) -> None:
+    client, engine = build("one two three")
+    engine.fails_with, engine.fails_after = EngineDeadError("killed"), 2
+    events = anthropic_events(post(client, "/v1/responses", {**ASKED, "stream": True}).text)
+    failed = events[-1]["response"]
+    assert events[-1]["type"] == "response.failed" and failed["status"] == "failed"
+    assert failed["error"] == {"code": "engine_died", "message": "killed"}
+    assert failed["output"][0]["content"][0]["text"] == "one two"
+    engine.fails_with = None
+    body = {"previous_response_id": failed["id"], "echo": True}
+    reply = post(client, "/v1/responses", body).json()
+    assert reply["output"][0]["content"][0]["text"] == "one twoone two three"
+    engine.fails_with, engine.fails_after = EngineDeadError("killed"), 0
+    response = post(client, "/v1/responses", {**ASKED, "stream": True})
+    assert response.status_code == 500 and response.json()["error"]["code"] == "engine_died"
+
+
+def test_the_store_is_bounded() -> None:
+    def stored(number: int, length: int) -> StoredResponse:
+        return StoredResponse(
+            {"id": f"r{number}"}, [], [answer_item("m", "x" * length, "completed")]
+        )
+
+    store = ResponseStore(max_responses=3, max_characters=100)
+    for number in range(3):
+        store.put(stored(number, 10))
+    store.get("r0")
+    store.put(stored(3, 10))
+    assert len(store) == 3
+    with pytest.raises(ResponseNotFoundError):
+        store.get("r1")  # the one that was not used for longest
+    store.put(stored(4, 75))
+    assert len(store) == 3 and store.get("r4")
+    store.put(stored(5, 101))
+    assert len(store) == 0
+    store.put(stored(6, 100))
+    store.delete("r6")
+    store.put(stored(7, 100))
+    assert len(store) == 1
+
+
 SCHEMAS: list[tuple[type[msgspec.Struct], set[str]]] = [
     (anthropic.MessagesRequest, {*anthropic.NO_EFFECT, *anthropic.UNSUPPORTED}),
     (anthropic.CountTokensRequest, set()),
@@ -108,6 +170,7 @@ SCHEMAS: list[tuple[type[msgspec.Struct], set[str]]] = [
     (ollama.OllamaGenerateRequest, set()),
     (ollama.OllamaOptions, {*ollama.OPTIONS_NO_EFFECT, *ollama.OPTIONS_UNSUPPORTED}),
     (ollama_models.OllamaShowRequest, set()),
+    (responses.ResponsesRequest, {*responses.NO_EFFECT, *responses.UNSUPPORTED}),
 ]
 
 

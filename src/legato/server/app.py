@@ -17,6 +17,7 @@ from legato.server import (
     openai_chat,
     openai_completions,
     openapi,
+    responses,
     tokenize,
 )
 from legato.server.service import Service
@@ -25,7 +26,7 @@ from legato.server.service import Service
 def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="Legato", version=__version__)
     app.state.service = service
-    generation = (openai_chat, openai_completions, anthropic, ollama)
+    generation = (openai_chat, openai_completions, responses, anthropic, ollama)
     for room in (*generation, models, ollama_models, tokenize, health, metrics):
         app.include_router(room.router)
     errors.install(app)

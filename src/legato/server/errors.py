@@ -32,6 +32,14 @@ class ModelNotFoundError(RequestError):
     """The request names a model that is not served here."""
 
 
+class ResponseNotFoundError(RequestError):
+    """No such response is stored; it may have had to make room for newer ones."""
+
+
+class PreviousResponseNotFoundError(RequestError):
+    """A request wants to go on from a response that is not stored."""
+
+
 class BodyTooLargeError(RequestError):
     """The body exceeds ``max_body_bytes``."""
 
@@ -44,6 +52,8 @@ class NotReadyError(EngineError):
 MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (UnauthorizedError, 401, "authentication_error", "invalid_api_key"),
     (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
+    (ResponseNotFoundError, 404, "invalid_request_error", "response_not_found"),
+    (PreviousResponseNotFoundError, 400, "invalid_request_error", "previous_response_not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),

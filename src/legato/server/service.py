@@ -22,6 +22,7 @@ from legato.sampling_params import SeedSource
 from legato.server.bridge import EngineState
 from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.metrics import Metrics, Stopwatch
+from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
@@ -56,6 +57,7 @@ class Service:
     tokenizer: Tokenizer | None = None
     template: ChatTemplate | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    responses: ResponseStore = field(default_factory=ResponseStore)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from legato.errors import RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields
-from legato.server.service import Service
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.messages import text_of
+
+if TYPE_CHECKING:
+    from legato.server.service import Service
 
 Turn = dict[str, str]  # "role" and "content"
 

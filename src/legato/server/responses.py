@@ -1,0 +1,208 @@
+"""POST /v1/responses, and what was answered there before.
+
+A last item of the assistant whose status is ``in_progress`` is continued where it ends; so is the
+answer of ``previous_response_id`` when it was cut off and nothing is said after it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from legato.answer import Answer
+from legato.errors import RequestError
+from legato.server.admission import read_object, require_key
+from legato.server.errors import (
+    PreviousResponseNotFoundError,
+    ResponseNotFoundError,
+    json_response,
+)
+from legato.server.openapi import body_of
+from legato.server.protocol import naming, parse
+from legato.server.responses_items import Item, read_input, turns_of
+from legato.server.responses_reply import Reply
+from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.sse import EventStream, unless_disconnected
+from legato.server.turns import Extras, render
+from legato.text.continuation import Prompt
+
+router = APIRouter(
+    prefix="/v1/responses", tags=["OpenAI responses"], dependencies=[Depends(require_key)]
+)
+
+NO_EFFECT = frozenset(
+    {"user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "max_tool_calls"}
+)
+
+_TEXT = {"format": {"type": "text"}}
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "reasoning": ({},),
+    "text": ({}, _TEXT, {"verbosity": "medium"}, {**_TEXT, "verbosity": "medium"}),
+    "truncation": ("disabled",),
+    "background": (False,),
+    "background_options": (),
+    "conversation": (),
+    "prompt": (),
+    "service_tier": ("auto", "default"),
+    "prompt_cache_retention": ("in_memory",),
+    "prompt_cache_options": (),
+    "context_management": ([],),
+    "moderation": (),
+    "access_programs": (),
+    "image": (),
+    "stream_options": ({}, {"include_obfuscation": False}),
+}
+
+LOGPROBS = "message.output_text.logprobs"
+MAX_LISTED = 100
+DEFAULT_LISTED = 20
+
+
+class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
+    """OpenAI's fields, and those of /v1/chat/completions that say how to sample."""
+
+    model: str | None = None
+    input: str | list[dict[str, Any]] | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    previous_response_id: str | None = None
+    store: bool = True
+    metadata: dict[str, str] | None = None
+    include: list[str] | None = None
+    top_logprobs: int | None = None
+    stop: str | list[str] | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return LOGPROBS in (self.include or ())
+
+
+@router.post("", openapi_extra=body_of(ResponsesRequest))
+async def create(http: Request, service: ServiceOf) -> Response:
+    """Answer items, or continue an answer."""
+    service.check_ready()
+    body, size = await read_object(http, service.config.max_body_bytes)
+    request = parse(body, ResponsesRequest, NO_EFFECT, UNSUPPORTED)
+    service.check_model(request.model)
+    _check_logprobs(request)
+    items, continued = _conversation(request, service)
+    length = size + sum(len(item["content"][0]["text"]) for item in items)
+    prompt = await off_loop(length, lambda: _prompt(request, items, service, continued=continued))
+    answer = _begin(request, prompt, service)
+    reply = Reply(request, answer, service, items, continued=continued)
+    if request.stream:
+        return EventStream(reply.events())
+    return json_response(await unless_disconnected(http, reply.whole()))
+
+
+def _check_logprobs(request: ResponsesRequest) -> None:
+    for name in request.include or ():
+        if name != LOGPROBS:
+            raise RequestError(f"include: {name!r} is not supported", "include")
+    if request.top_logprobs and not request.wants_logprobs:
+        raise RequestError(f"top_logprobs needs include: [{LOGPROBS!r}]", "top_logprobs")
+
+
+def _conversation(request: ResponsesRequest, service: Service) -> tuple[list[Item], bool]:
+    """All items, those remembered first, and whether the last one is continued."""
+    given = read_input(request.input or [])
+    if request.previous_response_id is None:
+        if not given:
+            raise RequestError("input is required", "input")
+        return given, _is_begun(given[-1], "in_progress")
+    try:
+        earlier = service.responses.get(request.previous_response_id).conversation
+    except ResponseNotFoundError:
+        raise PreviousResponseNotFoundError(
+            f"Previous response with id '{request.previous_response_id}' not found.",
+            "previous_response_id",
+        ) from None
+    if given:
+        return [*earlier, *given], _is_begun(given[-1], "in_progress")
+    if not _is_begun(earlier[-1], "incomplete"):
+        raise RequestError("input is required: the previous response is complete", "input")
+    return [*earlier], True
+
+
+def _is_begun(item: Item, status: str) -> bool:
+    return bool(item["role"] == "assistant" and item["status"] == status)
+
+
+def _prompt(
+    request: ResponsesRequest, items: list[Item], service: Service, *, continued: bool
+) -> Prompt:
+    with naming({"messages": "input"}):
+        turns = turns_of(items, request.instructions)
+        return render(turns, service, request.chat_template_kwargs, continued=continued)
+
+
+def _begin(request: ResponsesRequest, prompt: Prompt, service: Service) -> Answer:
+    params = request.params(
+        service.engine.info.default_sampling,
+        max_tokens=request.max_output_tokens,
+        logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
+    )
+    with naming({"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}):
+        return service.answer(
+            prompt,
+            params,
+            request_id=f"resp_{uuid.uuid4().hex}",
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            field="input",
+        )
+
+
+@router.get("/{response_id}")
+async def retrieve(response_id: str, http: Request, service: ServiceOf) -> Response:
+    """A response that was stored."""
+    _known_query(http, "include", "include[]")
+    return json_response(service.responses.get(response_id).response)
+
+
+@router.delete("/{response_id}")
+async def delete(response_id: str, service: ServiceOf) -> Response:
+    """Forget a response. Those that went on from it keep what they need."""
+    service.responses.delete(response_id)
+    return json_response({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.get("/{response_id}/input_items")
+async def input_items(response_id: str, http: Request, service: ServiceOf) -> Response:
+    """What the model read for a response, the latest first."""
+    query = _known_query(http, "limit", "order", "after", "include", "include[]")
+    items = [*service.responses.get(response_id).items]
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise RequestError(f"order must be asc or desc, got {order!r}", "order")
+    limit = query.get("limit", str(DEFAULT_LISTED))
+    if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
+        raise RequestError(f"limit must be 1 to {MAX_LISTED}, got {limit}", "limit")
+    if order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    if "after" in query and query["after"] not in ids:
+        raise RequestError(f"after: no item has the id {query['after']!r}", "after")
+    start = ids.index(query["after"]) + 1 if "after" in query else 0
+    shown = items[start : start + int(limit)]
+    return json_response(
+        {
+            "object": "list",
+            "data": shown,
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
+            "has_more": start + len(shown) < len(items),
+        }
+    )
+
+
+def _known_query(http: Request, *known: str) -> dict[str, str]:
+    for name in http.query_params:
+        if name not in known:
+            raise RequestError(f"{name} is not supported", name)
+    return dict(http.query_params)

@@ -1,0 +1,59 @@
+"""Responses that were given, so that later ones can go on from them. In memory, and bounded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from legato.server.errors import ResponseNotFoundError
+from legato.server.responses_items import Item, text_of_item
+
+MAX_RESPONSES = 1000
+MAX_CHARACTERS = 32_000_000
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    response: dict[str, Any]  # as the client got it
+    items: list[Item]  # all that the model read, earlier answers included
+    conversation: list[Item]  # the same with the answer
+
+    @property
+    def characters(self) -> int:
+        return sum(len(text_of_item(item)) for item in self.conversation)
+
+
+class ResponseStore:
+    """The least recently used responses make room for new ones."""
+
+    def __init__(
+        self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS
+    ) -> None:
+        self._limits = max_responses, max_characters
+        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def put(self, stored: StoredResponse) -> None:
+        self._stored[stored.response["id"]] = stored
+        self._characters += stored.characters
+        max_responses, max_characters = self._limits
+        while len(self._stored) > max_responses or self._characters > max_characters:
+            _, oldest = self._stored.popitem(last=False)
+            self._characters -= oldest.characters
+
+    def get(self, response_id: str) -> StoredResponse:
+        """Raises ResponseNotFoundError."""
+        stored = self._stored.get(response_id)
+        if stored is None:
+            raise ResponseNotFoundError(f"Response with id '{response_id}' not found.")
+        self._stored.move_to_end(response_id)
+        return stored
+
+    def delete(self, response_id: str) -> None:
+        """Raises ResponseNotFoundError."""
+        self._characters -= self.get(response_id).characters
+        del self._stored[response_id]

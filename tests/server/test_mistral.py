@@ -1,0 +1,32 @@
+"""Mistral's official client against /v1/chat/completions: ``prefix`` on the last message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from conftest import RunningServer
+from mistralai.client import Mistral
+from test_chat import answer as chat_answer
+
+BEGUN: Any = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "According to ", "prefix": True},
+]
+GREEDY: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def mistral(server: RunningServer) -> Mistral:
+    return Mistral(api_key="none", server_url=server.url, timeout_ms=60_000)
+
+
+def test_a_prefix_is_continued(mistral: Mistral, client: openai.OpenAI) -> None:
+    reply = mistral.chat.complete(messages=BEGUN, **GREEDY)
+    plain = [BEGUN[0], {"role": "assistant", "content": "According to "}]
+    expected = chat_answer(client, plain, max_tokens=8)
+    assert reply.choices[0].message.content == expected
+    stream = mistral.chat.stream(messages=BEGUN, **GREEDY)
+    flowed = "".join(event.data.choices[0].delta.content or "" for event in stream)
+    assert flowed == expected
