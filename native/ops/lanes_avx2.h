@@ -55,24 +55,20 @@ struct Sum {
   static constexpr int kSafe = 32767 / (2 * 127 * kMaxWeight);
   static_assert(kSafe == 8 || kSafe == 4 || kSafe == 2, "a group ends with a widened sum");
   __m256i total, part;
-  void start(int32_t minus_sum) {
-    if constexpr (kBiasShift >= 0) {
-      total = _mm256_slli_epi32(_mm256_set1_epi32(minus_sum), kBiasShift);
-    } else {
-      total = _mm256_setzero_si256();
-    }
-    part = _mm256_setzero_si256();
-  }
+  void start(int32_t) { total = _mm256_setzero_si256(); }
   template <int i>
   void dot(Bytes w, Four x) {
     const __m256i pairs = _mm256_maddubs_epi16(w.v, x.v);
     part = i % kSafe == 0 ? pairs : _mm256_add_epi16(part, pairs);
-    if constexpr (i % kSafe == kSafe - 1) widen();
+    if constexpr (i % kSafe == kSafe - 1) {
+      total = _mm256_add_epi32(total, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
+    }
   }
-  Vec finish() { return {_mm256_cvtepi32_ps(total)}; }
-  void widen() {
-    total = _mm256_add_epi32(total, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
-    part = _mm256_setzero_si256();
+  Vec finish(int32_t minus_sum) {
+    if constexpr (kBiasShift >= 0) {
+      total = _mm256_add_epi32(total, _mm256_slli_epi32(_mm256_set1_epi32(minus_sum), kBiasShift));
+    }
+    return {_mm256_cvtepi32_ps(total)};
   }
 };
 // Q8_0: |w| times x with w's sign, since 255 * 127 * 2 does not fit in 16 bits; 128 * 127 * 2 does.
@@ -86,7 +82,7 @@ struct Sum<255, 7> {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(x.v, weight));
     total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  Vec finish() { return {_mm256_cvtepi32_ps(total)}; }
+  Vec finish(int32_t) { return {_mm256_cvtepi32_ps(total)}; }
 };
 
 }  // namespace legato::LEGATO_ISA

@@ -52,7 +52,7 @@ struct Sum {
   void dot(Bytes w, Four x) {
     total = _mm512_dpbusd_epi32(total, w.v, x.v);
   }
-  Vec finish() { return {_mm512_cvtepi32_ps(total)}; }
+  Vec finish(int32_t) { return {_mm512_cvtepi32_ps(total)}; }
 };
 #else
 template <int kMaxWeight, int kBiasShift>
@@ -61,24 +61,20 @@ struct Sum {
   static constexpr int kSafe = 32767 / (2 * 127 * kMaxWeight);
   static_assert(kSafe == 8 || kSafe == 4 || kSafe == 2, "a group ends with a widened sum");
   __m512i total, part;
-  void start(int32_t minus_sum) {
-    if constexpr (kBiasShift >= 0) {
-      total = _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), (unsigned)kBiasShift);
-    } else {
-      total = _mm512_setzero_si512();
-    }
-    part = _mm512_setzero_si512();
-  }
+  void start(int32_t) { total = _mm512_setzero_si512(); }
   template <int i>
   void dot(Bytes w, Four x) {
     const __m512i pairs = _mm512_maddubs_epi16(w.v, x.v);
     part = i % kSafe == 0 ? pairs : _mm512_add_epi16(part, pairs);
-    if constexpr (i % kSafe == kSafe - 1) widen();
+    if constexpr (i % kSafe == kSafe - 1) {
+      total = _mm512_add_epi32(total, _mm512_madd_epi16(part, _mm512_set1_epi16(1)));
+    }
   }
-  Vec finish() { return {_mm512_cvtepi32_ps(total)}; }
-  void widen() {
-    total = _mm512_add_epi32(total, _mm512_madd_epi16(part, _mm512_set1_epi16(1)));
-    part = _mm512_setzero_si512();
+  Vec finish(int32_t minus_sum) {
+    if constexpr (kBiasShift >= 0) {
+      total = _mm512_add_epi32(total, _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), kBiasShift));
+    }
+    return {_mm512_cvtepi32_ps(total)};
   }
 };
 // Q8_0: |w| times x with w's sign, since 255 * 127 * 2 does not fit in 16 bits; 128 * 127 * 2 does.
@@ -93,7 +89,7 @@ struct Sum<255, 7> {
     const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weight), signed_x);
     total = _mm512_add_epi32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
   }
-  Vec finish() { return {_mm512_cvtepi32_ps(total)}; }
+  Vec finish(int32_t) { return {_mm512_cvtepi32_ps(total)}; }
 };
 #endif
 

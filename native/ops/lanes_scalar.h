@@ -57,7 +57,7 @@ struct Sum {
       total[n] += w.v[4 * n] * x.v[0] + w.v[4 * n + 1] * x.v[1] + w.v[4 * n + 2] * x.v[2] + w.v[4 * n + 3] * x.v[3];
     }
   }
-  Vec finish() {
+  Vec finish(int32_t) {
     Vec r;
     for (int i = 0; i < 16; ++i) r.v[i] = (float)total[i];
     return r;

@@ -178,6 +178,9 @@ void matmul_format(const Job& job, int64_t rows, int64_t tile_begin, int64_t til
     const int64_t count = rows - row < kPassRows ? rows - row : kPassRows;
     int64_t tile = tile_begin;
     for (; tile + kTiles <= tile_end; tile += kTiles) tiles<F, kTiles>(job, tile, row, count);
+    if constexpr (kTiles > 2) {
+      for (; tile + 2 <= tile_end; tile += 2) tiles<F, 2>(job, tile, row, count);
+    }
     for (; tile < tile_end; ++tile) tiles<F, 1>(job, tile, row, count);
   }
 }

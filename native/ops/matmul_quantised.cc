@@ -101,14 +101,19 @@ struct Block {
     }
   }
 
+  // The negated sum of the inputs of a group, or of one of its halves.
+  template <int half>
+  [[gnu::always_inline]] int32_t minus_sum(int r) const {
+    if constexpr (!G::kSix) return x[r]->minus_sum;
+    return half == 0 ? x[r]->minus_sum_low : x[r]->minus_sum - x[r]->minus_sum_low;
+  }
+
   template <int half>
   [[gnu::always_inline]] void start() {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      int32_t minus = x[r]->minus_sum;
-      if constexpr (G::kSix) minus = half == 0 ? x[r]->minus_sum_low : minus - x[r]->minus_sum_low;
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) sum[t][r].start(minus);
+      for (int t = 0; t < T; ++t) sum[t][r].start(minus_sum<half>(r));
     }
   }
 
@@ -119,7 +124,8 @@ struct Block {
       const Vec xs = Vec::splat(x[r]->scale);
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
-        acc[t][r] = fma(sum[t][r].finish(), (half == 0 ? group[t].scale : group[t].scale_high) * xs, acc[t][r]);
+        const Vec weight_scale = half == 0 ? group[t].scale : group[t].scale_high;
+        acc[t][r] = fma(sum[t][r].finish(minus_sum<half>(r)), weight_scale * xs, acc[t][r]);
         if constexpr (G::kMinimum) acc[t][r] = fma(group[t].minimum, Vec::splat(x[r]->scaled_sum), acc[t][r]);
       }
     }
