@@ -14,6 +14,7 @@ from typing import Any
 from legato.errors import ConfigError
 
 ASSISTANT_PREFILLS = ("continue", "new-turn", "reject")
+REASONING_PARSERS = ("auto", "none")
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
 GIB = 1024**3
@@ -134,6 +135,11 @@ class ServerConfig:
         "continue",
         "what becomes of a last message from the assistant when the request does not say",
         choices=ASSISTANT_PREFILLS,
+    )
+    reasoning_parser: str = flag(
+        "auto",
+        "part thoughts from content in chats, by the marks of the chat template",
+        choices=REASONING_PARSERS,
     )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")

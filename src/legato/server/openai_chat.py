@@ -25,6 +25,7 @@ from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
 from legato.server.usage import usage
 from legato.text.continuation import Prompt
+from legato.text.reasoning_split import ReasoningSplit, splitter
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
 
@@ -94,10 +95,9 @@ def _whole(request: ChatRequest, answer: Answer, service: Service) -> dict[str, 
 def _choice(
     request: ChatRequest, answer: Answer, choice: Choice, service: Service
 ) -> dict[str, Any]:
-    echoed = answer.prompt.prefill if request.echo else ""
     reply = {
         "index": choice.index,
-        "message": {"role": "assistant", "content": echoed + choice.text},
+        "message": _message(request, answer.prompt, choice.text, service),
         "logprobs": None,
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
@@ -107,6 +107,31 @@ def _choice(
     if request.return_token_ids:
         reply["token_ids"] = choice.token_ids
     return reply
+
+
+def _splitter(prompt: Prompt, service: Service) -> ReasoningSplit | None:
+    wanted = service.config.reasoning_parser == "auto"
+    return splitter(prompt, service.template) if wanted else None
+
+
+def _message(request: ChatRequest, prompt: Prompt, text: str, service: Service) -> dict[str, Any]:
+    split = _splitter(prompt, service)
+    reasoning, content = ("", text) if split is None else split.whole(text)
+    message = _opening_message(request, prompt)
+    message["content"] += content
+    if reasoning:
+        message["reasoning_content"] = message.get("reasoning_content", "") + reasoning
+    return message
+
+
+def _opening_message(request: ChatRequest, prompt: Prompt) -> dict[str, str]:
+    """The role, and what ``echo`` repeats."""
+    message = {"role": "assistant", "content": ""}
+    if request.echo:
+        message[prompt.field] = prompt.prefill
+        if prompt.reasoning:
+            message["reasoning_content"] = prompt.reasoning
+    return message
 
 
 class ChatStream:
@@ -129,6 +154,7 @@ class ChatStream:
             self._head + b',"choices":[{"index":%d,"delta":{"content":' % index
             for index in range(len(answer.choices))
         ]
+        self._splits = [_splitter(answer.prompt, service) for _ in answer.choices]
         self._detailed = request.logprobs or request.return_token_ids
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -151,7 +177,7 @@ class ChatStream:
         extra = b""
         if self.request.return_token_ids:
             extra = b',"prompt_token_ids":' + encode(self.answer.request.prompt_token_ids)
-        delta = {"role": "assistant", "content": self.answer.prompt.prefill * self.request.echo}
+        delta = _opening_message(self.request, self.answer.prompt)
         return b"".join(
             self._head
             + b',"choices":[{"index":%d,"delta":' % index
@@ -163,9 +189,13 @@ class ChatStream:
         )
 
     def _chunk(self, piece: Piece) -> bytes:
-        if not piece.text and piece.finish_reason is None and not self._detailed:
+        reasoning, content = self._parted(piece)
+        if not (reasoning or content or piece.finish_reason or self._detailed):
             return b""
-        parts = [self._prefixes[piece.index], encode(piece.text), b'},"logprobs":']
+        parts = [self._prefixes[piece.index], encode(content)]
+        if reasoning:
+            parts += (b',"reasoning_content":', encode(reasoning))
+        parts.append(b'},"logprobs":')
         parts.append(self._logprobs(piece) if self.request.logprobs else b"null")
         if piece.finish_reason is None:
             parts.append(b',"finish_reason":null')
@@ -180,6 +210,15 @@ class ChatStream:
         else:
             parts.append(self._tail)
         return b"".join(parts)
+
+    def _parted(self, piece: Piece) -> tuple[str, str]:
+        """The piece's reasoning and content."""
+        split = self._splits[piece.index]
+        if split is None:
+            return "", piece.text
+        if piece.finish_reason is None:
+            return split.push(piece.text)
+        return split.whole(piece.text)
 
     def _logprobs(self, piece: Piece) -> bytes:
         top = self.request.top_logprobs or 0

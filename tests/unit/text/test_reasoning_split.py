@@ -1,0 +1,67 @@
+"""Thoughts and content of an answer, however it is cut into pieces."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from legato.text.continuation import Prompt
+from legato.text.reasoning import BLOCKS
+from legato.text.reasoning_split import ReasoningSplit, Where, state_at_seam
+
+THINK = BLOCKS[0]
+ANSWERS: list[tuple[Where, str, str, str]] = [
+    ("start", "<think>\nOkay, \n\nso.\n</think>\n\nIt is.", "Okay, \n\nso.", "It is."),
+    ("start", "\n<think></think>It is.", "", "It is."),
+    ("start", "It is <think>.", "", "It is <think>."),
+    ("start", "<thin ice", "", "<thin ice"),
+    ("start", " <", "", " <"),
+    ("start", "<think>\nOkay\n", "Okay\n", ""),
+    ("inside", " so </thin\n\n", " so </thin\n\n", ""),
+    ("inside", "\nso.</think>\n\n It", "so.", " It"),
+    ("closed", "\n\nIt </think>", "", "It </think>"),
+    ("content", "\n<think>", "", "\n<think>"),
+]
+
+
+@pytest.mark.parametrize(("where", "answer", "reasoning", "content"), ANSWERS)
+def test_any_pieces(where: Where, answer: str, reasoning: str, content: str) -> None:
+    chance = random.Random(3)
+    for _ in range(30):
+        split = ReasoningSplit(THINK, where)
+        parts = []
+        rest = answer
+        while rest:
+            size = chance.randint(1, 6)
+            parts.append(split.push(rest[:size]))
+            rest = rest[size:]
+        parts.append(split.finish())
+        assert "".join(part.reasoning for part in parts) == reasoning
+        assert "".join(part.content for part in parts) == content
+
+
+def test_a_continued_thought_keeps_its_newlines() -> None:
+    split = ReasoningSplit(THINK, "inside", midway=True)
+    assert split.push("\n\nso") == ("\n\nso", "")
+
+
+@pytest.mark.parametrize(
+    ("header", "prefill", "field", "reasoning", "where"),
+    [
+        ("assistant\n", "", "content", "", "start"),
+        ("assistant\n<think>\n", "", "content", "", "inside"),
+        ("assistant\n<think>\n", "Okay", "reasoning_content", "", "inside"),
+        ("assistant\n<think>\n", "Okay.\n</think>\n\nIt", "content", "", "content"),
+        ("assistant\n<think>\n\n</think>\n\n", "It", "content", "", "content"),
+        ("assistant\n", "<think>\nOkay", "content", "", "inside"),
+        ("assistant\n", "<think>\nOkay\n</think>\n\nIt", "content", "", "content"),
+        ("assistant\n<think>\nOkay\n</think>\n\n", "", "content", "Okay", "closed"),
+        ("assistant\n", "It", "content", "", "content"),
+    ],
+)
+def test_the_prompt_says_where_the_answer_goes_on(
+    header: str, prefill: str, field: str, reasoning: str, where: Where
+) -> None:
+    prompt = Prompt(header + prefill, [], len(header), prefill, field, reasoning)  # type: ignore[arg-type]
+    assert state_at_seam(prompt, THINK) == where
