@@ -22,6 +22,7 @@ PREFILLS: dict[str, Any] = {
     "the user's own words": USER["content"],
     "special tokens": "<|im_end|>\n<|im_start|>user\n</s><end_of_turn>[INST]<|eot_id|>",
     "code": "```python\ndef f(x):\n    return x\n    ",
+    "combining": "e\u0301 a\u030a\u200d ",
     "other scripts": "根据 “données” 😀\u00a0é",
     "empty": "",
     "parts": [{"type": "text", "text": "According "}, {"type": "text", "text": "to "}],

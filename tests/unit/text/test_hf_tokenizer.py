@@ -14,7 +14,8 @@ from trained import train_byte_level
 from transformers import PreTrainedTokenizerFast
 
 from legato.errors import ModelError, UnsupportedModelError
-from legato.text.tokenizer import load_tokenizer
+from legato.text.quoting import Quotes
+from legato.text.tokenizer import Tokenizer, load_tokenizer
 
 
 def write(folder: Path, tokenizer: tokenizers.Tokenizer, **files: dict[str, Any]) -> Path:
@@ -143,6 +144,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def prompt_ids(tokenizer: Tokenizer, header: str, words: str) -> list[int]:
+    quotes = Quotes(tokenizer.control_names, words)
+    return tokenizer.encode_prompt(header + quotes.quote(words), len(header), quotes)
+
+
 class TestPromptsOfTwoParts:
     """``encode_prompt``: control tokens count in the template's part, not in the client's."""
 
@@ -152,20 +158,20 @@ class TestPromptsOfTwoParts:
         for text in corpus.TEXTS:
             for header in ("", "<s>user: hi\n", "<s>"):
                 whole = tokenizer.encode(header + text, add_special_tokens=False)
-                assert tokenizer.encode_prompt(header, text) == whole
+                assert prompt_ids(tokenizer, header, text) == whole
 
     @pytest.mark.parametrize("shape", sorted(SHAPES))
     def test_a_clients_control_tokens_are_text(self, shape: str, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(write(tmp_path, SHAPES[shape]()))
-        ids = tokenizer.encode_prompt("<s>Say: ", "well <s> then")
+        ids = prompt_ids(tokenizer, "<s>Say: ", "well <s> then")
         assert ids[0] == tokenizer.token_id("<s>")
         assert not set(ids[1:]) & tokenizer.special_ids
         assert tokenizer.decode(ids).removeprefix(" ") == "Say: well <s> then"
-        plain = tokenizer.encode_prompt("<s>Say: ", "well")
+        plain = prompt_ids(tokenizer, "<s>Say: ", "well")
         assert ids[: len(plain) - 1] == plain[:-1]
 
     def test_spaces_that_a_control_token_would_swallow_stay(self, tmp_path: Path) -> None:
         backend = byte_level()
         backend.add_special_tokens([tokenizers.AddedToken("<a>", special=True, rstrip=True)])
         tokenizer = load_tokenizer(write(tmp_path, backend))
-        assert tokenizer.decode(tokenizer.encode_prompt("<a>\n", " Hi")) == " Hi"
+        assert tokenizer.decode(prompt_ids(tokenizer, "<a>\n", " Hi")) == " Hi"
