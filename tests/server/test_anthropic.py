@@ -7,7 +7,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 from test_chat import answer as chat_answer
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 
 from legato.cli import main
 

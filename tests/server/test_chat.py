@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_tokens": 24}

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import MODEL
+from running_server import MODEL
 
 from legato import LLM, SamplingParams, __version__
 from legato.chat_terminal import ChatTerminal

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 
 TEXT = "The capital of France is"
 GREEDY: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_tokens": 8}

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 PROMPT: dict[str, Any] = {"prompt": "hi", "max_tokens": 2}

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import SETTINGS, RunningServer, start_server
+from running_server import SETTINGS, RunningServer, start_server
 
 LONG: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Tell me a very long story."}],

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import MODEL, RunningServer, start_server
+from running_server import MODEL, RunningServer, start_server
 
 import legato
 from legato import LLM, RequestError, SamplingParams

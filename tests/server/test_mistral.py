@@ -6,8 +6,8 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
 from mistralai.client import Mistral
+from running_server import RunningServer
 from test_chat import answer as chat_answer
 
 BEGUN: Any = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
+from running_server import RunningServer
 from test_chat import answer as chat_answer
 
 QUESTION = "What is the capital of France?"

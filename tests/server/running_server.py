@@ -1,0 +1,45 @@
+"""A real server: the process that ``legato serve`` starts, with the real model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import IO
+
+import httpx
+
+MODEL = "smollm2"
+SETTINGS = ("--kv-cache-memory", "300MB", "--max-model-len", "2048")
+
+
+@dataclass
+class RunningServer:
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        text = self.http.get("/metrics").text
+        found = re.search(rf"^legato:{name} (\S+)$", text, re.MULTILINE)
+        assert found is not None, f"no metric {name} in\n{text}"
+        return float(found[1])
+
+
+def start_server(*flags: str, stderr: IO[str] | None = None) -> RunningServer:
+    """``legato serve`` on a free port, when it has said that it is ready."""
+    command = [sys.executable, "-m", "legato.cli", "serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        found = re.search(r"ready at (\S+)", line)
+        if found:
+            return RunningServer(found[1], process)
+    raise AssertionError(f"the server ended with {process.wait()}: {''.join(said)}")
