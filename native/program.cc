@@ -131,19 +131,15 @@ void Program::kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, c
   in_range("head_dim", head_dim, 1, 1 << 16);
   if (type != "float16" && type != "bfloat16" && type != "float32") refuse("dtype", "'" + type + "' is unknown");
   const KvType kv_type = type == "float16" ? KvType::F16 : type == "bfloat16" ? KvType::BF16 : KvType::F32;
-  const int64_t bytes = blocks * kBlock * kv_heads * head_dim * (kv_type == KvType::F32 ? 4 : 2);
+  const int64_t bytes = int64_t{kBlock} * kv_heads * head_dim * (kv_type == KvType::F32 ? 4 : 2);
+  const int64_t piece = (bytes + 63) / 64 * 64;  // K or V of one layer
+  // Not a multiple of a page: the blocks of a layer would share the sets of the first-level cache.
+  const int64_t stride = (2 * piece * layers + 4095) / 4096 * 4096 + 17 * 64;
+  kv_memory_ = Region(blocks * stride, Pages::Huge);
   for (int layer = 0; layer < layers; ++layer) {
-    kv_memory_.emplace_back(bytes, Pages::Small);
-    kv_memory_.emplace_back(bytes, Pages::Small);
-    uint8_t* k = kv_memory_[kv_memory_.size() - 2].data();
-    kv_layers_.push_back({kv_type, kv_heads, head_dim, k, kv_memory_.back().data(), blocks});
+    uint8_t* k = kv_memory_.data() + 2 * layer * piece;
+    kv_layers_.push_back({kv_type, kv_heads, head_dim, k, k + piece, blocks, stride});
   }
-}
-
-int64_t Program::kv_bytes_reserved() const {
-  int64_t bytes = 0;
-  for (const Region& region : kv_memory_) bytes += static_cast<int64_t>(region.size());
-  return bytes;
 }
 
 // --- checks ----------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Program {
   int rope_table(int inverse_frequencies, float scale);
   void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
   int64_t weight_bytes() const { return weight_bytes_; }
-  int64_t kv_bytes_reserved() const;
+  int64_t kv_bytes_reserved() const { return static_cast<int64_t>(kv_memory_.size()); }
 
   // --- operators: src/legato/_native.pyi says what they do ---
   void embed(int table, int out, float scale);
@@ -135,7 +135,7 @@ class Program {
   void execute(Step& step, int thread);
   void run_rows(Step& step, std::span<const Stage> stages, int thread, Meter& meter);
   void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
-  void copy_blocks(const Step& step, int thread) const;
+  void copy_blocks(const BatchView& batch) const;
   AttentionArgs attention_args(const Step& step, const Attention& op) const;
   void apply(const Step&, const Embed&, const Part&) const;
   void apply(const Step&, const RopeRows&, const Part&) const;
@@ -164,7 +164,7 @@ class Program {
   std::vector<Matrix> matrices_;
   std::vector<RopeTable> rope_tables_;
   std::vector<bool> rope_planned_;  // tables whose rows are already made at this point of the plan
-  std::vector<Region> kv_memory_;
+  Region kv_memory_;  // [blocks][layers][K, V]: a block of all layers is one piece, so few pages are touched
   std::vector<KvLayer> kv_layers_;
   std::array<PreparedRows, 3> prepared_;
   Plan few_rows_{true}, many_rows_{false};  // the same operators: products shared by outputs, by rows

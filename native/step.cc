@@ -38,6 +38,7 @@ StepOutput Program::run(const BatchView& batch) {
   const int64_t tokens = batch.token_ids.rows;
   Step step{batch, output, tokens, batch.logit_rows.rows, tokens >= kManyRows * threads_.count()};
   begin(step);
+  copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
   return output;
@@ -77,10 +78,6 @@ void Program::divide_rows(Step& step) {
 }
 
 void Program::execute(Step& step, int thread) {
-  if (step.batch.block_copies.rows > 0) {
-    copy_blocks(step, thread);
-    threads_.barrier();
-  }
   Meter meter(profiling_ && thread == 0);
   const std::vector<Stage>& stages = (step.many_rows ? many_rows_ : few_rows_).stages();
   const Share all{0, step.tokens};
@@ -121,18 +118,13 @@ void Program::run_stage(Step& step, const Stage& stage, const Part& part, Meter&
   meter.charge(seconds_[stage.operation.index()]);
 }
 
-// Each layer on one thread, so that a chain of copies keeps its order.
-void Program::copy_blocks(const Step& step, int thread) const {
-  const View<int32_t>& copies = step.batch.block_copies;
-  const Share layers = share(static_cast<int64_t>(kv_layers_.size()), thread, threads_.count());
-  for (int64_t layer = layers.begin; layer < layers.end; ++layer) {
-    const KvLayer& kv = kv_layers_[layer];
-    const size_t bytes = kv_memory_[0].size() / kv.blocks;
-    for (int64_t c = 0; c < copies.rows; ++c) {
-      const int64_t source = copies[2 * c], destination = copies[2 * c + 1];
-      if (source == destination) continue;
-      std::memcpy(kv.k + destination * bytes, kv.k + source * bytes, bytes);
-      std::memcpy(kv.v + destination * bytes, kv.v + source * bytes, bytes);
+// One after the other: a copy may be the source of the next.
+void Program::copy_blocks(const BatchView& batch) const {
+  for (int64_t c = 0; c < batch.block_copies.rows; ++c) {
+    const int64_t source = batch.block_copies[2 * c], destination = batch.block_copies[2 * c + 1];
+    const int64_t bytes = kv_layers_[0].block_stride;
+    if (source != destination) {
+      std::memcpy(kv_memory_.data() + destination * bytes, kv_memory_.data() + source * bytes, bytes);
     }
   }
 }

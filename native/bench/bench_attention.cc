@@ -63,7 +63,7 @@ void bench(const Kernels& table, const Case& c, int threads) {
                   width,
                   out.data(),
                   width,
-                  {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks},
+                  {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)layer_bytes / blocks},
                   positions.data(),
                   sequences.data(),
                   tables.data(),

@@ -40,6 +40,7 @@ struct KvLayer {
   uint8_t* k;
   uint8_t* v;
   int64_t blocks;
+  int64_t block_stride;  // bytes from a block to the next, in k and in v: the layers of a block may lie together
 };
 
 struct AttentionArgs {

@@ -195,9 +195,9 @@ class Worker {
     const int to = (t + 1) * kTile < u.high ? (t + 1) * kTile : u.high;
     const int64_t size = (int64_t)a_.kv.head_dim * kBlock;
     for (int b = from / kBlock; b * kBlock < to; ++b) {
-      const int64_t offset = ((int64_t)table[b] * a_.kv.kv_heads + u.kv_head) * size;
-      k[b % kTileBlocks] = (const Raw*)a_.kv.k + offset;
-      if (v) v[b % kTileBlocks] = (const Raw*)a_.kv.v + offset;
+      const int64_t block = table[b] * a_.kv.block_stride, head = u.kv_head * size;
+      k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block) + head;
+      if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block) + head;
     }
   }
 

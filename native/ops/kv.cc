@@ -24,24 +24,18 @@ inline void narrow(KvType type, const float* x, int n, uint16_t* out) {
   for (int i = 0; i < n; ++i) out[i] = all[i];
 }
 
-// K: dimension d of a head lies at [d][offset], V: at [offset][d].
-void write_head_16bit(const KvLayer& layer, const float* k, const float* v, int64_t head, int64_t offset) {
-  const int64_t dim = layer.head_dim;
-  uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k) + head * dim * kBlock + offset;
-  uint16_t* values = reinterpret_cast<uint16_t*>(layer.v) + (head * kBlock + offset) * dim;
+// keys: [head_dim][16 positions], values: [head_dim]; both begin at the position's offset in the block.
+void write_head_16bit(KvType type, int64_t dim, const float* k, const float* v, uint16_t* keys, uint16_t* values) {
   for (int64_t d = 0; d < dim; d += kLanes) {
     const int n = static_cast<int>(dim - d < kLanes ? dim - d : kLanes);
     uint16_t part[kLanes];
-    narrow(layer.type, k + d, n, part);
+    narrow(type, k + d, n, part);
     for (int i = 0; i < n; ++i) keys[(d + i) * kBlock] = part[i];
-    narrow(layer.type, v + d, n, values + d);
+    narrow(type, v + d, n, values + d);
   }
 }
 
-void write_head_f32(const KvLayer& layer, const float* k, const float* v, int64_t head, int64_t offset) {
-  const int64_t dim = layer.head_dim;
-  float* keys = reinterpret_cast<float*>(layer.k) + head * dim * kBlock + offset;
-  float* values = reinterpret_cast<float*>(layer.v) + (head * kBlock + offset) * dim;
+void write_head_f32(int64_t dim, const float* k, const float* v, float* keys, float* values) {
   for (int64_t d = 0; d < dim; ++d) {
     keys[d * kBlock] = k[d];
     values[d] = v[d];
@@ -50,15 +44,15 @@ void write_head_f32(const KvLayer& layer, const float* k, const float* v, int64_
 
 // k, v: [kv_heads][head_dim] of one row.
 void kv_write(const KvLayer& layer, const float* k, const float* v, int64_t slot) {
-  const int64_t block = slot / kBlock, offset = slot % kBlock;
-  for (int64_t h = 0; h < layer.kv_heads; ++h) {
-    const int64_t head = block * layer.kv_heads + h;
-    const float* k_head = k + h * layer.head_dim;
-    const float* v_head = v + h * layer.head_dim;
+  const int64_t block = slot / kBlock * layer.block_stride, offset = slot % kBlock, dim = layer.head_dim;
+  for (int64_t h = 0; h < layer.kv_heads; ++h, k += dim, v += dim) {
+    const int64_t key = h * dim * kBlock + offset, value = (h * kBlock + offset) * dim;
     if (layer.type == KvType::F32) {
-      write_head_f32(layer, k_head, v_head, head, offset);
+      float* keys = reinterpret_cast<float*>(layer.k + block) + key;
+      write_head_f32(dim, k, v, keys, reinterpret_cast<float*>(layer.v + block) + value);
     } else {
-      write_head_16bit(layer, k_head, v_head, head, offset);
+      uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + block) + key;
+      write_head_16bit(layer.type, dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + block) + value);
     }
   }
 }

@@ -43,11 +43,12 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   std::vector<Score> scores;
   double greatest = -INFINITY, error = 0;
   for (int p = first; p <= position; ++p) {
-    const int64_t base = (table[p / kBlock] * (int64_t)kv.kv_heads + kv_head) * dim * kBlock + p % kBlock;
+    const uint8_t* block = kv.k + table[p / kBlock] * kv.block_stride;
+    const int64_t base = kv_head * dim * kBlock + p % kBlock;
     Score s{0, 0};
     double squares = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      const double product = q[d] * element(kv.type, kv.k, base + d * kBlock) * a.scale;
+      const double product = q[d] * element(kv.type, block, base + d * kBlock) * a.scale;
       s.value += product;
       squares += product * product;
     }
@@ -66,10 +67,11 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   std::vector<double> sums((size_t)dim), sizes((size_t)dim);
   for (int p = first; p <= position; ++p) {
     const double weight = std::exp(scores[(size_t)(p - first)].value - greatest);
-    const int64_t base = ((table[p / kBlock] * (int64_t)kv.kv_heads + kv_head) * kBlock + p % kBlock) * dim;
+    const uint8_t* block = kv.v + table[p / kBlock] * kv.block_stride;
+    const int64_t base = (kv_head * kBlock + p % kBlock) * dim;
     total += weight;
     for (int64_t d = 0; d < dim; ++d) {
-      const double v = weight * element(kv.type, kv.v, base + d);
+      const double v = weight * element(kv.type, block, base + d);
       sums[(size_t)d] += v;
       sizes[(size_t)d] += std::fabs(v);
     }

@@ -92,7 +92,7 @@ struct Scene {
 
   AttentionArgs args(float* out) {
     const int width = c.heads * c.head_dim;
-    const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks};
+    const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks, (int64_t)k.size() / blocks};
     return {q.data(),
             width,
             out,

@@ -146,11 +146,12 @@ uint16_t nearest_half(float f) {
 // Every slot is written, then every element of the cache is compared.
 void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& same, std::vector<uint8_t>& first) {
   const int64_t blocks = 3, row = int64_t{kv_heads} * head_dim, size = type == KvType::F32 ? 4 : 2;
-  std::vector<uint8_t> keys(static_cast<size_t>(blocks * kBlock * row * size), 0xab), values = keys;
-  const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks};
-  const auto element = [&](const std::vector<uint8_t>& cache, int64_t index, float f) {
+  const int64_t stride = kBlock * row * size + 64;  // a gap behind each block
+  std::vector<uint8_t> keys(static_cast<size_t>(blocks * stride), 0xab), values = keys;
+  const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
+  const auto element = [&](const std::vector<uint8_t>& cache, int64_t slot, int64_t index, float f) {
     uint32_t stored = 0, expected = 0;
-    std::memcpy(&stored, cache.data() + index * size, static_cast<size_t>(size));
+    std::memcpy(&stored, cache.data() + slot / kBlock * stride + index * size, static_cast<size_t>(size));
     if (type == KvType::F32) std::memcpy(&expected, &f, 4);
     if (type == KvType::F16) expected = nearest_half(f);
     if (type == KvType::BF16) expected = nearest_bf16(f);
@@ -163,16 +164,16 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
     bool right = true;
     for (int64_t h = 0; h < kv_heads; ++h) {
       for (int64_t d = 0; d < head_dim; ++d) {
-        const int64_t head = slot / kBlock * kv_heads + h, offset = slot % kBlock, i = h * head_dim + d;
-        right = right && element(keys, (head * head_dim + d) * kBlock + offset, key[static_cast<size_t>(i)]);
-        right = right && element(values, (head * kBlock + offset) * head_dim + d, value[static_cast<size_t>(i)]);
+        const int64_t offset = slot % kBlock, i = h * head_dim + d;
+        right = right && element(keys, slot, i * kBlock + offset, key[static_cast<size_t>(i)]);
+        right = right && element(values, slot, (h * kBlock + offset) * head_dim + d, value[static_cast<size_t>(i)]);
       }
     }
     check(right, std::string(k.isa) + " kv_write");
   }
   int64_t untouched = 0;
   for (const uint8_t byte : keys) untouched += byte == 0xab;
-  check(untouched >= (blocks * kBlock - 5) * row * size, std::string(k.isa) + " kv_write touches other slots");
+  check(untouched >= blocks * stride - 5 * row * size, std::string(k.isa) + " kv_write touches other slots");
   keys.insert(keys.end(), values.begin(), values.end());
   if (first.empty()) first = keys;
   same = same && keys == first;
