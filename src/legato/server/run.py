@@ -98,12 +98,13 @@ async def _load(
     files = await asyncio.to_thread(hub.resolve, model)
     say(f"loading {files.name} from {files.path}")
     service.model_name = service.config.served_model_name or files.name
-    starting = asyncio.create_task(engine.start())
     template_path = service.config.chat_template
     override = Path(template_path) if template_path else None
-    tokenizer = await asyncio.to_thread(load_tokenizer, files.path)
-    service.template = await asyncio.to_thread(load_chat_template, files.path, override)
-    await starting
+    _, tokenizer, service.template = await asyncio.gather(  # one failure is told, not three
+        engine.start(),
+        asyncio.to_thread(load_tokenizer, files.path),
+        asyncio.to_thread(load_chat_template, files.path, override),
+    )
     service.tokenizer = tokenizer
     # What is here now stays: no later collection need walk through vocabulary and modules, which
     # would hold up the streams.
