@@ -26,8 +26,8 @@ from legato.config import EngineConfig
 from legato.text.tokenizer import load_tokenizer
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "models"))
-from gguf_oracle import oracle  # noqa: E402
-from stepping import Stepper  # noqa: E402
+from gguf_oracle import oracle
+from stepping import Stepper
 
 CHUNK = 256
 

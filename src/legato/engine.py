@@ -146,7 +146,7 @@ class Engine:
     def _try(self, parts: list[Part]) -> StepResult | Exception:
         try:
             return self._runner.run(self._packer.pack(parts))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is somebody's fault
+        except Exception as error:  # whatever it is, it is somebody's fault
             return error
 
     def _absorb(self, parts: list[Part], result: StepResult, outputs: list[Output]) -> None:

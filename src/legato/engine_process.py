@@ -143,7 +143,7 @@ def main(address: str, loader: str, parent: str) -> int:
     wire.send(Loading(f"loading {start.config.model}"))
     try:
         engine = load(start.config, loader)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must know
+    except Exception as error:  # whatever it is, the parent must know
         wire.send(failure(error))
         wire.close()
         return 1

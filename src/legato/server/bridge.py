@@ -197,7 +197,7 @@ class EngineClient:
             LOG.warning("another engine is ready")
         except LegatoError as error:
             self.state = EngineState.DEAD
-            LOG.error("no engine could be started: %s", error)  # noqa: TRY400 - it says all
+            LOG.error("no engine could be started: %s", error)  # it says all
 
     def _on_death(self, child: Child) -> None:
         error = EngineDeadError(child.obituary)

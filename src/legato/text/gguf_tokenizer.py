@@ -209,7 +209,7 @@ def _byte_level_backend(keys: _Keys, tokens: list[str], recipe: Recipe) -> token
     vocabulary = {token: id for id, token in enumerate(tokens)}
     try:
         model = models.BPE(vocabulary, merges, ignore_merges=recipe.ignore_merges)
-    except Exception as error:  # noqa: BLE001 - the library raises Exception: a part is no token
+    except Exception as error:  # the library raises Exception: a part is no token
         keys.fail("merges", str(error))
     backend = tokenizers.Tokenizer(model)
     if recipe.nfc:

@@ -133,7 +133,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         counted.set_environment(self)
         return counted
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         _spend()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):

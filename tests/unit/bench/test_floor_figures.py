@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
-from comparison import Figure  # noqa: E402
+from comparison import Figure
 
 
 def test_a_ratio_is_that_of_each_pair_of_rounds() -> None:
