@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from legato.errors import ContextLengthError, EngineError, RequestError
-from legato.request import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from legato.request import FinishReason, Output, Request, SamplingParams, Thinking, TokenLogprobs
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
 from legato.text.stream import TextStream
@@ -19,6 +19,18 @@ from legato.text.stream import TextStream
 if TYPE_CHECKING:
     from legato.models.info import ModelInfo
     from legato.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What steers an answer besides its sampling parameters."""
+
+    token_healing: bool = True
+    thinking: Thinking | None = None
+    grammar: str = ""  # as ``llguidance`` reads it; checked
+
+
+NO_GUIDANCE = Guidance()
 
 
 def completion_prompt(

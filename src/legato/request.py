@@ -48,11 +48,25 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
 
 
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """The reasoning block of an answer: where it ends, and after how many tokens it must.
+
+    ``is_open``: the answer goes on inside the block; otherwise it may open one with its first tokens.
+    """
+
+    opening: bytes
+    closing: bytes
+    is_open: bool
+    budget: int | None = None  # most tokens inside the block; None: no limit
+    used: int = 0  # tokens of it that were given with the request
+    closing_ids: list[int] = []  # what closes the block when the budget is used up
+
+
 class Request(msgspec.Struct, kw_only=True):
     """One prompt to continue, ``params.n`` times.
 
-    Choice ``i`` samples with ``seed + i``; the random numbers of its token at output position ``p``
-    depend on ``(seed + i, p)`` only.
+    Choice ``i`` samples with ``seed + i``; the random numbers of its token at position ``p`` of the
+    whole sequence depend on ``(seed + i, p)`` only.
     """
 
     id: str
@@ -64,6 +78,16 @@ class Request(msgspec.Struct, kw_only=True):
     output_token_ids: list[int] = []
     """Output given already (a resumed request): positions, penalties, ``min_tokens`` and
     ``max_tokens`` go on where they stood; only new tokens are reported."""
+    pending: bytes = b""
+    """Text that the first new tokens must spell, the last of them possibly going on beyond it
+    (token healing). Tokens that lie wholly in it do not count against ``max_tokens``."""
+    draft_token_ids: list[int] = []
+    """How ``pending`` is probably spelled; changes the speed only."""
+    thinking: Thinking | None = None
+    grammar: str = ""
+    """What the content must follow, as ``llguidance`` reads it; it begins after the thoughts."""
+    grammar_text: bytes = b""
+    """The content that was given already, without ``pending``: the grammar is fed with it first."""
 
 
 class TokenLogprobs(msgspec.Struct):

@@ -17,6 +17,7 @@ from legato.errors import RequestError
 from legato.server.admission import read_object, require_key
 from legato.server.anthropic_reply import ANTHROPIC, message, stream
 from legato.server.errors import json_response
+from legato.server.guidance import guidance_of
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.service import Service, ServiceOf, off_loop
@@ -106,6 +107,7 @@ def _begin(request: MessagesRequest, prompt: Prompt, service: Service) -> Answer
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="messages",
+            guidance=guidance_of(request, prompt, service),
         )
 
 

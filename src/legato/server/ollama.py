@@ -18,6 +18,7 @@ from legato.request import SamplingParams
 from legato.sampling_params import from_fields
 from legato.server.admission import read_object, require_key
 from legato.server.errors import json_response
+from legato.server.guidance import GuidanceFields, guidance_of
 from legato.server.ollama_reply import OLLAMA, Reply, Say, in_chat, in_generate, loaded
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
@@ -96,7 +97,7 @@ NAMES = {name: f"options.{name}" for name in OllamaOptions.__struct_fields__} | 
 """What a client calls the parameters of ``SamplingParams``."""
 
 
-class OllamaFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     """What both endpoints have; the last four are those of /v1/chat/completions."""
 
     model: str | None = None
@@ -204,6 +205,7 @@ def _begin(request: OllamaFields, prompt: Prompt, service: Service) -> Answer:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field=field,
+            guidance=guidance_of(request, prompt, service),
         )
 
 

@@ -17,6 +17,7 @@ from legato.answer import Answer, Choice, Piece
 from legato.server.admission import read_object, require_key
 from legato.server.chat_request import ChatRequest, RenderRequest, chat_prompt, sampling_params
 from legato.server.errors import json_response
+from legato.server.guidance import guidance_of
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
@@ -59,6 +60,7 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="messages",
+            guidance=guidance_of(request, prompt, service),
         )
     if request.stream:
         return EventStream(ChatStream(request, answer, service).events())

@@ -17,6 +17,7 @@ from legato.sampling_params import from_fields
 from legato.server.admission import read_object, require_key
 from legato.server.completion_stream import CompletionStream, merged
 from legato.server.errors import json_response
+from legato.server.guidance import guidance_of
 from legato.server.logprobs import completion_logprobs, prompt_logprobs
 from legato.server.openapi import body_of
 from legato.server.protocol import GenerationFields, parse
@@ -94,15 +95,19 @@ async def completions(http: Request, service: ServiceOf) -> Response:
 def _answers(request: CompletionRequest, service: Service) -> list[Answer]:
     params = sampling_params(request, service.engine.info.default_sampling)
     request_id = new_id("cmpl", request.request_id)
-    prompts = prompts_of(request)
+    prompts = [
+        completion_prompt(service.text, prompt, add_special_tokens=request.add_special_tokens)
+        for prompt in prompts_of(request)
+    ]
     return [
         service.answer(
-            completion_prompt(service.text, prompt, add_special_tokens=request.add_special_tokens),
+            prompt,
             params,
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="prompt",
+            guidance=guidance_of(request, prompt, service),
         )
         for number, prompt in enumerate(prompts)
     ]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from legato.errors import RequestError
+from legato.server.guidance import GuidanceFields
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +23,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class GenerationFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class GenerationFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     """What chat and completions have in common: OpenAI's sampling fields and vLLM's extras."""
 
     model: str | None = None

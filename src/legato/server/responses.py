@@ -20,6 +20,7 @@ from legato.server.errors import (
     ResponseNotFoundError,
     json_response,
 )
+from legato.server.guidance import guidance_of
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.responses_items import Item, read_input, turns_of
@@ -155,6 +156,7 @@ def _begin(request: ResponsesRequest, prompt: Prompt, service: Service) -> Answe
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="input",
+            guidance=guidance_of(request, prompt, service),
         )
 
 

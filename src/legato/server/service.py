@@ -13,7 +13,7 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
-from legato.answer import Answer, Piece, make_request
+from legato.answer import NO_GUIDANCE, Answer, Guidance, Piece, make_request
 from legato.config import ServerConfig
 from legato.messages import Stats
 from legato.models.info import ModelInfo
@@ -94,6 +94,7 @@ class Service:
         priority: int,
         cache_salt: str | None,
         field: str,
+        guidance: Guidance = NO_GUIDANCE,
     ) -> Answer:
         """An answer that has not begun; RequestError when the request cannot be served."""
         request = make_request(

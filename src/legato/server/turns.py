@@ -14,6 +14,7 @@ import msgspec
 from legato.errors import RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields
+from legato.server.guidance import GuidanceFields
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.messages import text_of
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Turn = dict[str, str]  # "role" and "content"
 
 
-class Extras(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Extras(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     """Fields of /v1/chat/completions that mean the same in other protocols."""
 
     temperature: float | None = None
