@@ -31,6 +31,14 @@ void check_range(const char* field, const View<int32_t>& view, int64_t end) {
   }
 }
 
+// One entry a row, each in [-1, end).
+void check_choice(const char* field, const View<int32_t>& view, int64_t rows, int64_t end) {
+  check_length(field, view, rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (view[r] < -1 || view[r] >= end) refuse_value(field, r, view[r], end);
+  }
+}
+
 void check_rows(const BatchView& batch, const BatchLimits& limits) {
   const int64_t tokens = batch.token_ids.rows;
   if (tokens < 1 || tokens > limits.max_tokens) {
@@ -104,33 +112,30 @@ void check_numbers(const SamplingView& sampling, int64_t rows) {
   check_number("frequency_penalty", sampling.frequency_penalty, rows, any);
   check_length("top_k", sampling.top_k, rows);
   check_length("seed", sampling.seed, rows);
-  check_length("output_position", sampling.output_position, rows);
+  check_length("draw_position", sampling.draw_position, rows);
   for (int64_t r = 0; r < rows; ++r) {
     if (sampling.top_k[r] < 0) refuse("top_k", "entry " + std::to_string(r) + " is negative");
     if (sampling.repetition_penalty[r] == 0.0f) refuse("repetition_penalty", "entry " + std::to_string(r) + " is 0");
   }
 }
 
+void check_masks(const SamplingView& sampling, int64_t rows, int64_t vocabulary) {
+  const View<uint32_t>&masks = sampling.masks, &ready = sampling.masks_ready;
+  check_choice("mask_index", sampling.mask_index, rows, masks.rows);
+  check_choice("fallback_index", sampling.fallback_index, rows, masks.rows);
+  const int64_t words = (vocabulary + 31) / 32;
+  if (masks.rows > 0 && masks.columns != words) {
+    refuse("masks", "has " + std::to_string(masks.columns) + " words a row, expected " + std::to_string(words));
+  }
+  if (ready.rows > 1) refuse("masks_ready", "has " + std::to_string(ready.rows) + " entries, expected 0 or 1");
+  if (reinterpret_cast<uintptr_t>(ready.data) % alignof(uint32_t) != 0) refuse("masks_ready", "is not aligned");
+}
+
 void check_sampling(const SamplingView& sampling, int64_t rows, int64_t vocabulary) {
   check_numbers(sampling, rows);
-  check_length("forced", sampling.forced, rows);
-  check_length("num_logprobs", sampling.num_logprobs, rows);
-  check_length("mask_index", sampling.mask_index, rows);
-  for (int64_t r = 0; r < rows; ++r) {
-    if (sampling.forced[r] < -1 || sampling.forced[r] >= vocabulary) {
-      refuse_value("forced", r, sampling.forced[r], vocabulary);
-    }
-    if (sampling.num_logprobs[r] < -1 || sampling.num_logprobs[r] > vocabulary) {
-      refuse_value("num_logprobs", r, sampling.num_logprobs[r], vocabulary + 1);
-    }
-    if (sampling.mask_index[r] < -1 || sampling.mask_index[r] >= sampling.masks.rows) {
-      refuse_value("mask_index", r, sampling.mask_index[r], sampling.masks.rows);
-    }
-  }
-  if (sampling.masks.rows > 0 && sampling.masks.columns != (vocabulary + 31) / 32) {
-    refuse("masks", "has " + std::to_string(sampling.masks.columns) + " words a row, expected " +
-                        std::to_string((vocabulary + 31) / 32));
-  }
+  check_choice("forced", sampling.forced, rows, vocabulary);
+  check_choice("num_logprobs", sampling.num_logprobs, rows, vocabulary + 1);
+  check_masks(sampling, rows, vocabulary);
   check_indptr("prompt_indptr", sampling.prompt_indptr, rows, sampling.prompt_ids.rows);
   check_indptr("output_indptr", sampling.output_indptr, rows, sampling.output_ids.rows);
   check_indptr("bias_indptr", sampling.bias_indptr, rows, sampling.bias_ids.rows);

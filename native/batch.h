@@ -17,12 +17,13 @@ struct SamplingView {
   View<float> temperature;
   View<int32_t> top_k;
   View<float> top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
-  View<uint64_t> seed, output_position;
+  View<uint64_t> seed, draw_position;
   View<int32_t> forced, num_logprobs;
   View<int32_t> prompt_indptr, prompt_ids, output_indptr, output_ids, bias_indptr, bias_ids;
   View<float> bias_values;
-  View<int32_t> mask_index;
+  View<int32_t> mask_index, fallback_index;
   View<uint32_t> masks;
+  View<uint32_t> masks_ready;  // none, or one that another thread stores when the masks are there
 };
 
 struct BatchView {

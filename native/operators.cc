@@ -175,7 +175,7 @@ SampleRow Program::sample_row(const Step& step, int64_t r) const {
   row.forced = s.forced[r];
   row.num_logprobs = s.num_logprobs[r];
   row.seed = s.seed[r];
-  row.output_position = s.output_position[r];
+  row.draw_position = s.draw_position[r];
   row.prompt_ids = s.prompt_ids.data + s.prompt_indptr[r];
   row.prompt_count = s.prompt_indptr[r + 1] - s.prompt_indptr[r];
   row.output_ids = s.output_ids.data + s.output_indptr[r];
@@ -183,14 +183,25 @@ SampleRow Program::sample_row(const Step& step, int64_t r) const {
   row.bias_ids = s.bias_ids.data + s.bias_indptr[r];
   row.bias_values = s.bias_values.data + s.bias_indptr[r];
   row.bias_count = s.bias_indptr[r + 1] - s.bias_indptr[r];
-  row.mask = s.mask_index[r] < 0 ? nullptr : s.masks.data + s.mask_index[r] * s.masks.columns;
+  const auto mask = [&](int64_t index) { return index < 0 ? nullptr : s.masks.data + index * s.masks.columns; };
+  row.mask = mask(s.mask_index[r]);
+  row.fallback = mask(s.fallback_index[r]);
   return row;
+}
+
+// Masks may be made by other threads while this step computes the logits; only here they have to be there.
+bool Program::masks_arrive(Step& step) const {
+  const View<uint32_t>& ready = step.batch.sampling.masks_ready;
+  if (ready.rows == 0 || await_nonzero(ready.data[0]) == kMasksReady) return true;
+  step.masks_failed.store(true, std::memory_order_relaxed);
+  return false;
 }
 
 // Rows differ in cost by far (greedy, top-p with log-probabilities), so each thread takes the next one.
 void Program::apply(Step& step, const Sample&, const Part& part) const {
   const int64_t vocabulary = this->vocabulary();
   StepOutput& output = step.output;
+  if (!masks_arrive(step)) return;
   while (true) {
     const int64_t r = step.next_sample.fetch_add(1, std::memory_order_relaxed);
     if (r >= step.logit_rows) return;

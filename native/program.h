@@ -153,6 +153,7 @@ class Program {
   void apply(const Step&, const Logits&, const Part&) const;
   void apply(Step&, const Sample&, const Part&) const;
   SampleRow sample_row(const Step&, int64_t row) const;
+  bool masks_arrive(Step&) const;
 
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;

@@ -41,6 +41,7 @@ StepOutput Program::run(const BatchView& batch) {
   copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
+  if (step.masks_failed) throw std::runtime_error("the masks could not be computed");
   return output;
 }
 

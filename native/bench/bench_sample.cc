@@ -70,7 +70,8 @@ int main(int argc, char** argv) {
                   nullptr,
                   nullptr,
                   0,
-                  s.masked ? mask.data() : nullptr};
+                  s.masked ? mask.data() : nullptr,
+                  nullptr};
     if (s.penalties) {
       row.repetition_penalty = 1.1f;
       row.output_ids = output.data();
@@ -80,7 +81,7 @@ int main(int argc, char** argv) {
     float logprobs[32];
     std::vector<double> times;
     for (int r = 0; r < 10 * kRows; ++r) {
-      row.output_position = (uint64_t)r;
+      row.draw_position = (uint64_t)r;
       SampleResult result{0, 0, 0, ids, logprobs};
       const auto begin = std::chrono::steady_clock::now();
       table->sample(logits.data() + r % kRows * vocab, vocab, row, result, scratch);

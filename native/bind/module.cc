@@ -61,7 +61,7 @@ SamplingView sampling_view(nb::handle s) {
   view.presence_penalty = field<float, 1>(s, "presence_penalty");
   view.frequency_penalty = field<float, 1>(s, "frequency_penalty");
   view.seed = field<uint64_t, 1>(s, "seed");
-  view.output_position = field<uint64_t, 1>(s, "output_position");
+  view.draw_position = field<uint64_t, 1>(s, "draw_position");
   view.forced = field<int32_t, 1>(s, "forced");
   view.num_logprobs = field<int32_t, 1>(s, "num_logprobs");
   view.prompt_indptr = field<int32_t, 1>(s, "prompt_indptr");
@@ -72,7 +72,9 @@ SamplingView sampling_view(nb::handle s) {
   view.bias_ids = field<int32_t, 1>(s, "bias_ids");
   view.bias_values = field<float, 1>(s, "bias_values");
   view.mask_index = field<int32_t, 1>(s, "mask_index");
+  view.fallback_index = field<int32_t, 1>(s, "fallback_index");
   view.masks = field<uint32_t, 2>(s, "masks");
+  view.masks_ready = field<uint32_t, 1>(s, "masks_ready");
   return view;
 }
 

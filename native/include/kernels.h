@@ -62,7 +62,7 @@ struct AttentionArgs {
 struct SampleRow {
   float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   int32_t top_k, forced, num_logprobs;
-  uint64_t seed, output_position;
+  uint64_t seed, draw_position;
   const int32_t* prompt_ids;
   int32_t prompt_count;
   const int32_t* output_ids;
@@ -70,7 +70,9 @@ struct SampleRow {
   const int32_t* bias_ids;
   const float* bias_values;
   int32_t bias_count;
-  const uint32_t* mask;  // null: all allowed
+  const uint32_t* mask;      // null: all allowed
+  const uint32_t* fallback;  // null: drawn under `mask`. Else drawn without one, and if `mask` lacks that token, again
+                             // under this one
 };
 struct SampleResult {
   int32_t token, rank;

@@ -36,7 +36,26 @@ std::vector<int32_t> reference_order(const float* values, int64_t vocab) {
   return order;
 }
 
+// Once without a mask; what falls on tokens that the mask lacks is shared out again under the fallback.
+static std::vector<double> soft_probabilities(const float* logits, int64_t vocab, SampleRow row) {
+  const uint32_t* mask = row.mask;
+  row.mask = nullptr;
+  std::vector<double> p = reference_probabilities(logits, vocab, row);
+  row.mask = row.fallback;
+  row.fallback = nullptr;
+  const std::vector<double> again = reference_probabilities(logits, vocab, row);
+  double refused = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (mask[i / 32] >> i % 32 & 1) continue;
+    refused += p[(size_t)i];
+    p[(size_t)i] = 0;
+  }
+  for (int64_t i = 0; i < vocab; ++i) p[(size_t)i] += refused * again[(size_t)i];
+  return p;
+}
+
 std::vector<double> reference_probabilities(const float* logits, int64_t vocab, const SampleRow& row) {
+  if (row.mask && row.fallback) return soft_probabilities(logits, vocab, row);
   const std::vector<float> x = reference_adjusted(logits, vocab, row);
   std::vector<double> p((size_t)vocab, 0.0);
   const std::vector<int32_t> order = reference_order(x.data(), vocab);

@@ -2,8 +2,10 @@
 //
 // Order: log-probabilities and rank are of the logits as they came; then mask, bias, penalties (repetition, frequency,
 // presence), temperature, min-p, top-k, top-p (each on what the one before left, as vLLM does), then one draw.
-// The draw is counted, not drawn from a stream: Philox4x32-10 of (seed, position in the output), so that a replayed
+// The draw is counted, not drawn from a stream: Philox4x32-10 of (seed, position in the sequence), so that a replayed
 // sequence takes the same token. Sums run in one fixed order on every instruction set.
+// With a fallback mask the row is drawn without a mask first, so that a sequence which keeps to the mask by itself is
+// the one without it. Only a token that the mask lacks is drawn again, by a random number of its own.
 // A row with a NaN or +inf, or with no token left, gives token -1.
 #include "fill.h"
 #include "sample_select.h"
@@ -35,9 +37,9 @@ size_t lay_out(int64_t vocab, char* base, Desk* desk) {
   return 3 * floats + candidates + sums;
 }
 
-// Philox4x32-10 (Salmon et al. 2011), counter (position, 0), key seed; 53 bits of it as a number in [0, 1).
-double uniform(uint64_t seed, uint64_t position) {
-  uint32_t x[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0};
+// Philox4x32-10 (Salmon et al. 2011), counter (position, attempt), key seed; 53 bits of it as a number in [0, 1).
+double uniform(uint64_t seed, uint64_t position, uint32_t attempt) {
+  uint32_t x[4] = {(uint32_t)position, (uint32_t)(position >> 32), attempt, 0};
   uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = (uint64_t)x[0] * 0xd2511f53u, b = (uint64_t)x[2] * 0xcd9e8d57u;
@@ -143,10 +145,10 @@ void penalise(const SampleRow& r, int64_t vocab, int32_t* counts, float* values)
 }
 
 // The logits as the row wants them: the row itself where nothing is changed.
-const float* adjust(const float* logits, int64_t vocab, const SampleRow& r, const Desk& desk) {
+const float* adjust(const float* logits, int64_t vocab, const SampleRow& r, const uint32_t* mask, const Desk& desk) {
   const bool penalty = has_penalty(r);
-  if (!r.mask && r.bias_count == 0 && !penalty) return logits;
-  copy_allowed(logits, vocab, r.mask, desk.values);
+  if (!mask && r.bias_count == 0 && !penalty) return logits;
+  copy_allowed(logits, vocab, mask, desk.values);
   for (int32_t i = 0; i < r.bias_count; ++i) {
     if (r.bias_ids[i] >= 0 && r.bias_ids[i] < vocab) desk.values[r.bias_ids[i]] += r.bias_values[i];
   }
@@ -338,10 +340,10 @@ int32_t pick_of_top_k(const float* x, int64_t vocab, const SampleRow& r, float t
   return draw_from(c, n, u);
 }
 
-int32_t pick(const float* x, int64_t vocab, const SampleRow& r, float top, const Desk& desk) {
+int32_t pick(const float* x, int64_t vocab, const SampleRow& r, uint32_t attempt, float top, const Desk& desk) {
   if (!(r.temperature >= kGreedyBelow)) return first_equal(x, vocab, top);
   const float scale = 1.0f / r.temperature;
-  const double u = uniform(r.seed, r.output_position);
+  const double u = uniform(r.seed, r.draw_position, attempt);
   if (r.top_k > 0 && r.top_k < vocab) return pick_of_top_k(x, vocab, r, top, scale, u, desk.candidates);
   if (r.top_p < 1.0f) {
     const Border border = nucleus(x, vocab, r, top, scale, limit_of(r, top), desk);
@@ -358,6 +360,21 @@ int32_t pick(const float* x, int64_t vocab, const SampleRow& r, float top, const
   }
   const F32x16 t = F32x16::splat(top), s = F32x16::splat(scale);
   return draw(vocab, u, desk.sums, [&](int64_t i) { return exp((load_or_hidden(x, i, vocab) - t) * s); });
+}
+
+// One draw among the tokens that the mask allows (null: all); -1 if none is left. `top`: the greatest logit.
+int32_t attempt(const float* logits, int64_t vocab, const SampleRow& r, const uint32_t* mask, uint32_t number,
+                float top, const Desk& desk) {
+  const float* x = adjust(logits, vocab, r, mask, desk);
+  const float adjusted_top = x == logits ? top : greatest(x, vocab);
+  return adjusted_top == adjusted_top ? pick(x, vocab, r, number, adjusted_top, desk) : -1;
+}
+
+int32_t choose(const float* logits, int64_t vocab, const SampleRow& r, float top, const Desk& desk) {
+  if (!r.mask || !r.fallback) return attempt(logits, vocab, r, r.mask, 0, top, desk);
+  const int32_t token = attempt(logits, vocab, r, nullptr, 0, top, desk);
+  if (token >= 0 && (r.mask[token / 32] >> token % 32 & 1)) return token;
+  return attempt(logits, vocab, r, r.fallback, 1, top, desk);
 }
 
 int32_t count_greater(const float* x, int64_t n, float value) {
@@ -400,9 +417,7 @@ void sample(const float* logits, int64_t vocab, const SampleRow& r, SampleResult
   if (r.forced >= 0) {
     out.token = r.forced < vocab ? r.forced : -1;
   } else {
-    const float* x = adjust(logits, vocab, r, desk);
-    const float adjusted_top = x == logits ? top : greatest(x, vocab);
-    if (adjusted_top == adjusted_top) out.token = pick(x, vocab, r, adjusted_top, desk);
+    out.token = choose(logits, vocab, r, top, desk);
   }
   if (r.num_logprobs >= 0) report(logits, vocab, r, top, desk, out);
 }

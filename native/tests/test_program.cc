@@ -73,8 +73,8 @@ struct Sampling {
     s.temperature = s.min_p = s.presence_penalty = s.frequency_penalty = view(zeros);
     s.top_p = s.repetition_penalty = view(ones);
     s.top_k = view(no);
-    s.seed = s.output_position = view(seed);
-    s.forced = s.num_logprobs = s.mask_index = view(minus);
+    s.seed = s.draw_position = view(seed);
+    s.forced = s.num_logprobs = s.mask_index = s.fallback_index = view(minus);
     s.prompt_indptr = s.output_indptr = s.bias_indptr = view(indptr);
     return s;
   }

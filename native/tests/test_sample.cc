@@ -30,7 +30,8 @@ std::vector<const Kernels*> tables() {
   return found;
 }
 
-const SampleRow kPlain{1, 1, 0, 1, 0, 0, 0, -1, -1, 0, 0, nullptr, 0, nullptr, 0, nullptr, nullptr, 0, nullptr};
+const SampleRow kPlain{1, 1,       0, 1,       0, 0,       0,       -1, -1,      0,
+                       0, nullptr, 0, nullptr, 0, nullptr, nullptr, 0,  nullptr, nullptr};
 
 struct Answer {
   SampleResult result{};
@@ -81,8 +82,8 @@ void philox_is_random123() {
     for (int i = 0; i < 20; ++i) {
       SampleRow row = kPlain;
       row.seed = i == 0 ? 0 : random();
-      row.output_position = i == 0 ? 0 : random() >> (i % 2 ? 0 : 40);
-      const Philox p = reference_philox({{(uint32_t)row.output_position, (uint32_t)(row.output_position >> 32), 0, 0}},
+      row.draw_position = i == 0 ? 0 : random() >> (i % 2 ? 0 : 40);
+      const Philox p = reference_philox({{(uint32_t)row.draw_position, (uint32_t)(row.draw_position >> 32), 0, 0}},
                                         (uint32_t)row.seed, (uint32_t)(row.seed >> 32));
       expect(sample(*table, flat, row).result.token == (int32_t)(p.word[1] >> 16), "draw is Philox's");
     }
@@ -97,7 +98,7 @@ void distribution(const std::string& name, const std::vector<float>& logits, Sam
   std::vector<int> seen(logits.size());
   for (int i = 0; i < draws; ++i) {
     row.seed = (uint64_t)(i / 100) * 7919;
-    row.output_position = (uint64_t)(i % 100);
+    row.draw_position = (uint64_t)(i % 100);
     const int32_t token = sample(table, logits, row, -1).result.token;
     if (token < 0) return expect(false, name + ": no token");
     ++seen[(size_t)token];
@@ -182,6 +183,85 @@ void adjustments() {
     const std::vector<float> x = reference_adjusted(logits.data(), (int64_t)vocab, row);
     for (const Kernels* table : tables()) {
       expect(sample(*table, logits, row).result.token == reference_order(x.data(), (int64_t)vocab)[0], "greedy");
+    }
+  }
+}
+
+// Some tokens of a vocabulary, the same for the same seed.
+std::vector<uint32_t> random_mask(size_t vocab, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<uint32_t> mask((vocab + 31) / 32);
+  for (uint32_t& word : mask) word = (uint32_t)random();
+  return mask;
+}
+
+bool allows(const std::vector<uint32_t>& mask, int32_t token) { return mask[(size_t)token / 32] >> token % 32 & 1; }
+
+// A soft mask: the row's token without a mask where that is allowed, else one of the fallback's.
+void soft_masks() {
+  const size_t vocab = 203;
+  const std::vector<float> logits = random_logits(vocab, 2, 6);
+  const std::vector<uint32_t> mask = random_mask(vocab, 7), other = random_mask(vocab, 8), none(mask.size(), 0);
+  const std::vector<int32_t> output{9, 17, 17}, biased{(int32_t)reference_order(logits.data(), vocab)[0]};
+  const std::vector<float> bias{-INFINITY};
+  for (int use = 0; use < 8; ++use) {
+    SampleRow row = kPlain;
+    row.mask = mask.data();
+    row.fallback = use & 1 ? other.data() : mask.data();
+    if (use & 2) {
+      row.top_k = 12;
+      row.top_p = 0.9f;
+    }
+    if (use & 4) {
+      row.output_ids = output.data();
+      row.output_count = (int32_t)output.size();
+      row.presence_penalty = 0.7f;
+      row.bias_ids = biased.data();
+      row.bias_values = bias.data();
+      row.bias_count = 1;
+    }
+    distribution("soft " + std::to_string(use), logits, row);
+    int kept = 0, redrawn = 0;
+    for (const Kernels* table : tables()) {
+      for (row.draw_position = 0; row.draw_position < 60; ++row.draw_position) {
+        for (float temperature : {0.0f, 1.0f}) {
+          row.temperature = temperature;
+          SampleRow free = row, hard = row, hopeless = row;
+          free.mask = free.fallback = hard.fallback = nullptr;
+          hard.mask = row.fallback;
+          hopeless.fallback = none.data();
+          const int32_t wanted = sample(*table, logits, free).result.token;
+          const int32_t token = sample(*table, logits, row).result.token;
+          if (allows(mask, wanted)) {
+            expect(token == wanted, "soft: the token without a mask");
+            ++kept;
+            continue;
+          }
+          expect(use & 1 ? allows(other, token) : allows(mask, token), "soft: a token of the fallback");
+          expect(temperature > 0 || token == sample(*table, logits, hard).result.token, "soft: greedy");
+          expect(sample(*table, logits, hopeless).result.token == -1, "soft: no token left");
+          ++redrawn;
+        }
+      }
+    }
+    expect(kept > 0 && redrawn > 0, "soft: both happen");
+  }
+}
+
+// Equal logits, nothing allowed at first: the token is the second draw itself, scaled.
+void second_draw_is_philox() {
+  const std::vector<float> flat(1 << 16, 2.5f);
+  const std::vector<uint32_t> none(flat.size() / 32, 0), all(flat.size() / 32, ~0u);
+  for (const Kernels* table : tables()) {
+    for (uint64_t i = 0; i < 20; ++i) {
+      SampleRow row = kPlain;
+      row.mask = none.data();
+      row.fallback = all.data();
+      row.seed = i * 0x123456789abcull;
+      row.draw_position = i << 30;
+      const Philox p = reference_philox({{(uint32_t)row.draw_position, (uint32_t)(row.draw_position >> 32), 1, 0}},
+                                        (uint32_t)row.seed, (uint32_t)(row.seed >> 32));
+      expect(sample(*table, flat, row).result.token == (int32_t)(p.word[1] >> 16), "second draw is Philox's");
     }
   }
 }
@@ -276,6 +356,11 @@ void same_everywhere() {
       row.repetition_penalty = 1.2f;
       row.frequency_penalty = 0.1f;
     }
+    const std::vector<uint32_t> mask = random_mask(vocab, (unsigned)i), all(mask.size(), ~0u);
+    if (i % 4 == 1) {
+      row.mask = mask.data();
+      row.fallback = all.data();
+    }
     const Answer first = sample(*tables()[0], logits, row);
     expect(first.result.token >= 0, "a token");
     for (const Kernels* table : tables()) {
@@ -299,6 +384,8 @@ int main() {
   philox_is_random123();
   distributions();
   adjustments();
+  soft_masks();
+  second_draw_is_philox();
   logprobs();
   broken_rows();
   same_everywhere();

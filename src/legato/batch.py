@@ -25,6 +25,9 @@ class SamplingBatch:
 
     A row with ``forced[r] >= 0`` is not sampled: that token is taken (and its log-probability
     reported, if asked for): this is how prompt log-probabilities are computed.
+    A row with a mask and a fallback has a soft mask: it is drawn as if it had none, by the same random
+    number, and if the mask does not allow that token, drawn again under the fallback, by another
+    random number. So a sequence that keeps to its masks by itself is the one without them.
     CSR arrays: row r owns ``ids[indptr[r]:indptr[r + 1]]``.
     """
 
@@ -36,7 +39,9 @@ class SamplingBatch:
     presence_penalty: F32  # [R]
     frequency_penalty: F32  # [R]
     seed: U64  # [R]
-    output_position: U64  # [R]; with the seed, the key of the row's random numbers
+    # [R] the token's absolute position in its sequence; with the seed, the key of the row's random
+    # numbers
+    draw_position: U64
     forced: I32  # [R]; -1: sample
     num_logprobs: I32  # [R]; -1: none, 0: chosen token only, k: and the k best
     prompt_indptr: I32  # [R + 1] prompt tokens of rows with a repetition penalty
@@ -47,7 +52,11 @@ class SamplingBatch:
     bias_ids: I32
     bias_values: F32
     mask_index: I32  # [R]; row of ``masks``, -1: all tokens are allowed
+    fallback_index: I32  # [R]; row of ``masks`` of a soft mask, -1: the mask holds for every draw
     masks: U32  # [M, ceil(vocab / 32)]; bit t % 32 of word t // 32 allows token t
+    # Empty: the masks are there. [1]: other threads may still fill ``masks`` and then set this to 1
+    # (2: they failed, and the step raises RuntimeError). The step looks at it just before it samples.
+    masks_ready: U32
 
 
 @dataclass(slots=True)

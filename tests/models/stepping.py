@@ -28,7 +28,7 @@ def greedy(rows: int, vocab: int) -> SamplingBatch:
         presence_penalty=floats(0),
         frequency_penalty=floats(0),
         seed=np.zeros(rows, np.uint64),
-        output_position=np.zeros(rows, np.uint64),
+        draw_position=np.zeros(rows, np.uint64),
         forced=ints([-1] * rows),
         num_logprobs=ints([-1] * rows),
         prompt_indptr=none,
@@ -39,7 +39,9 @@ def greedy(rows: int, vocab: int) -> SamplingBatch:
         bias_ids=empty,
         bias_values=np.zeros(0, np.float32),
         mask_index=ints([-1] * rows),
+        fallback_index=ints([-1] * rows),
         masks=np.zeros((0, (vocab + 31) // 32), np.uint32),
+        masks_ready=np.zeros(0, np.uint32),
     )
 
 

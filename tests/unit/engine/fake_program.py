@@ -134,7 +134,7 @@ def check_shapes(batch: Batch) -> None:
         "temperature",
         "top_k",
         "seed",
-        "output_position",
+        "draw_position",
         "forced",
         "mask_index",
     ):
@@ -160,7 +160,7 @@ def how_of_row(batch: Batch, r: int) -> tuple[object, ...]:
         round(float(s.min_p[r]), 3),
         int(s.top_k[r]),
     )
-    drawn = (int(s.seed[r]), int(s.output_position[r]))
+    drawn = (int(s.seed[r]), int(s.draw_position[r]))
     temperature = round(float(s.temperature[r]), 3)
     return penalties, sorted(set(prompt)), output, filters, temperature, drawn
 
@@ -219,7 +219,7 @@ def expected_token(
         output if penalised else [],
         tuple(round(f, 3) for f in filters),
         round(params.temperature, 3),
-        ((params.seed or 0) + index, len(output)),
+        ((params.seed or 0) + index, len(request.prompt_token_ids) + len(output)),
     )
     return next_token(request.prompt_token_ids + output, how, allowed)
 

@@ -17,7 +17,7 @@ def sampling(rows: int, vocabulary: int, **fields) -> SamplingBatch:
         "presence_penalty": np.zeros(rows, np.float32),
         "frequency_penalty": np.zeros(rows, np.float32),
         "seed": np.zeros(rows, np.uint64),
-        "output_position": np.zeros(rows, np.uint64),
+        "draw_position": np.zeros(rows, np.uint64),
         "forced": np.full(rows, -1, np.int32),
         "num_logprobs": np.full(rows, -1, np.int32),
         "prompt_indptr": np.zeros(rows + 1, np.int32),
@@ -28,7 +28,9 @@ def sampling(rows: int, vocabulary: int, **fields) -> SamplingBatch:
         "bias_ids": empty,
         "bias_values": np.zeros(0, np.float32),
         "mask_index": np.full(rows, -1, np.int32),
+        "fallback_index": np.full(rows, -1, np.int32),
         "masks": np.zeros((0, (vocabulary + 31) // 32), np.uint32),
+        "masks_ready": np.zeros(0, np.uint32),
     }
     for name, value in fields.items():
         old = defaults[name]

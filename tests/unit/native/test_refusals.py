@@ -83,7 +83,8 @@ SAMPLING_FAULTS: list[tuple[str, Callable[[np.ndarray], object]]] = [
         (name, lambda a: a[1:])
         for name in (
             "temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty "
-            "seed output_position forced num_logprobs prompt_indptr output_indptr bias_indptr mask_index"
+            "seed draw_position forced num_logprobs prompt_indptr output_indptr bias_indptr mask_index "
+            "fallback_index"
         ).split()
     ],
     ("temperature", lambda a: with_entry(a, 0, -0.5)),
@@ -100,11 +101,17 @@ SAMPLING_FAULTS: list[tuple[str, Callable[[np.ndarray], object]]] = [
     ("num_logprobs", lambda a: with_entry(a, 0, -2)),
     ("mask_index", lambda a: with_entry(a, 0, 0)),
     ("mask_index", lambda a: with_entry(a, 0, -2)),
+    ("fallback_index", lambda a: with_entry(a, 0, 0)),
+    ("fallback_index", lambda a: with_entry(a, 0, -2)),
     ("prompt_indptr", lambda a: with_entry(a, slice(None), 1)),
     ("prompt_indptr", lambda a: with_entry(a, -1, 1)),
     ("output_indptr", lambda a: with_entry(a, 3, -1)),
     ("prompt_ids", lambda a: None),
     ("masks", lambda a: np.zeros((1, 6), np.uint32)),
+    ("masks_ready", lambda a: np.ones(2, np.uint32)),
+    ("masks_ready", lambda a: np.ones(1, np.int32)),
+    ("masks_ready", lambda a: np.ones((1, 1), np.uint32)),
+    ("masks_ready", lambda a: np.ones(5, np.uint8)[1:].view(np.uint32)),
 ]
 
 

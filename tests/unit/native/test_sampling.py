@@ -5,7 +5,7 @@ written with torch from vLLM's description: mask, bias, penalties, temperature, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -44,6 +44,14 @@ def step(
     return StepResult(*program.run(batch))
 
 
+def masks(*allowed: Sequence[int]) -> np.ndarray:
+    """One row of ``SamplingBatch.masks`` for each."""
+    bits = np.zeros((len(allowed), (VOCABULARY + 31) // 32 * 32), bool)
+    for row, tokens in zip(bits, allowed, strict=True):
+        row[list(tokens)] = True
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+
+
 @dataclass
 class Setting:
     temperature: float = 1.0
@@ -57,6 +65,7 @@ class Setting:
     output: Sequence[int] = ()
     bias: dict[int, float] = field(default_factory=dict)
     allowed: Sequence[int] | None = None
+    fallback: Sequence[int] | None = None
 
     def rows(self, count: int) -> SamplingBatch:
         def spread(values: Sequence[float], dtype: type) -> tuple[np.ndarray, np.ndarray]:
@@ -69,10 +78,9 @@ class Setting:
         fields["bias_indptr"], fields["bias_ids"] = spread(list(self.bias), np.int32)
         fields["bias_values"] = spread(list(self.bias.values()), np.float32)[1]
         if self.allowed is not None:
-            bits = np.zeros((VOCABULARY + 31) // 32 * 32, bool)
-            bits[list(self.allowed)] = True
-            fields["masks"] = np.packbits(bits, bitorder="little").view(np.uint32)[None]
+            fields["masks"] = masks(self.allowed, self.fallback or ())
             fields["mask_index"] = 0
+            fields["fallback_index"] = -1 if self.fallback is None else 1
         return sampling(
             count,
             VOCABULARY,
@@ -84,11 +92,20 @@ class Setting:
             presence_penalty=self.presence,
             frequency_penalty=self.frequency,
             seed=np.arange(count, dtype=np.uint64) // 50,
-            output_position=np.arange(count, dtype=np.uint64) % 50,
+            draw_position=np.arange(count, dtype=np.uint64) % 50,
             **fields,
         )
 
     def probabilities(self, logits: np.ndarray) -> torch.Tensor:
+        if self.fallback is None:
+            return self._of_one_draw(logits)
+        first = replace(self, allowed=None, fallback=None)._of_one_draw(logits)
+        kept = torch.zeros_like(first)
+        kept[list(self.allowed or ())] = first[list(self.allowed or ())]
+        second = replace(self, allowed=self.fallback, fallback=None)._of_one_draw(logits)
+        return kept + (1 - kept.sum()) * second
+
+    def _of_one_draw(self, logits: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(logits).double()
         if self.allowed is not None:
             hidden = torch.ones(VOCABULARY, dtype=torch.bool)
@@ -133,11 +150,25 @@ SETTINGS = [
     Setting(allowed=[17], temperature=2.0),
 ]
 
+SOFT = [
+    Setting(allowed=range(150), fallback=range(150)),
+    Setting(allowed=range(100, 250), fallback=range(40, 160), temperature=1.5),
+    Setting(allowed=range(150), fallback=range(100, 300), top_k=9, top_p=0.9),
+    Setting(allowed=range(150), fallback=[17, 18, 19], min_p=0.02, bias={18: -np.inf}),
+    Setting(allowed=range(150), fallback=range(150), presence=0.8, output=[7, 7, 20]),
+]
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+
+@pytest.mark.parametrize("setting", [*SETTINGS, *SOFT], ids=str)
 def test_tokens_follow_the_distribution(logits: np.ndarray, setting: Setting) -> None:
-    expected = setting.probabilities(logits).numpy() * ROWS
-    seen = np.bincount(step(logits, setting.rows(ROWS)).token_ids, minlength=VOCABULARY)
+    tokens = step(logits, setting.rows(ROWS)).token_ids
+    assert_distributed(tokens, setting.probabilities(logits).numpy())
+
+
+def assert_distributed(tokens: np.ndarray, probabilities: np.ndarray) -> None:
+    """Chi-square, six standard deviations allowed; rare tokens are one cell."""
+    expected = probabilities * len(tokens)
+    seen = np.bincount(tokens, minlength=VOCABULARY)
     assert not seen[expected == 0].any()
     common = expected >= 8
     cells = np.append(expected[common], expected[~common].sum())
@@ -146,6 +177,38 @@ def test_tokens_follow_the_distribution(logits: np.ndarray, setting: Setting) ->
     chi_square = ((counts[used] - cells[used]) ** 2 / cells[used]).sum()
     freedom = max(used.sum() - 1, 1)
     assert chi_square < freedom + 6 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("setting", SOFT, ids=str)
+def test_a_soft_mask_redraws_only_what_it_does_not_allow(
+    logits: np.ndarray, setting: Setting
+) -> None:
+    unmasked = replace(setting, allowed=None, fallback=None)
+    free, soft = (step(logits, s.rows(ROWS)).token_ids for s in (unmasked, setting))
+    kept = np.isin(free, list(setting.allowed or ()))
+    assert 0.1 < kept.mean() < 0.9
+    assert (soft[kept] == free[kept]).all()
+    second = replace(setting, allowed=setting.fallback, fallback=None)
+    assert_distributed(soft[~kept], second.probabilities(logits).numpy())
+
+
+def test_a_soft_mask_of_a_greedy_row(logits: np.ndarray) -> None:
+    best = np.argsort(-logits)
+    allowed: list[Sequence[int]] = [best[:3].tolist(), best[1:].tolist(), best[4:6].tolist(), []]
+    rows = sampling(
+        4,
+        VOCABULARY,
+        num_logprobs=0,
+        mask_index=np.array([0, 1, 1, 1], np.int32),
+        fallback_index=np.array([1, 2, 3, -1], np.int32),
+        masks=masks(*allowed),
+    )
+    result = step(logits, rows)
+    assert result.token_ids.tolist() == [best[0], best[4], -1, best[1]]
+    assert result.ranks.tolist() == [1, 5, 0, 2]
+    exact = torch.from_numpy(logits).double().log_softmax(0).numpy()
+    chosen = [0, 1, 3]
+    np.testing.assert_allclose(result.logprobs[chosen], exact[result.token_ids[chosen]], rtol=2e-6)
 
 
 @pytest.mark.parametrize("isa", native.supported_isas())
@@ -163,13 +226,13 @@ def test_log_probabilities_and_ranks(logits: np.ndarray, isa: str) -> None:
     )
 
 
-@pytest.mark.parametrize("setting", SETTINGS[:7], ids=str)
+@pytest.mark.parametrize("setting", [*SETTINGS[:7], *SOFT], ids=str)
 def test_a_row_draws_the_same_token_in_any_company_on_any_instruction_set(
     logits: np.ndarray, setting: Setting
 ) -> None:
     rows = setting.rows(64)
     tokens = step(logits, rows).token_ids
-    rows.seed, rows.output_position = rows.seed[::-1].copy(), rows.output_position[::-1].copy()
+    rows.seed, rows.draw_position = rows.seed[::-1].copy(), rows.draw_position[::-1].copy()
     for isa in native.supported_isas():
         assert (step(logits, rows, isa).token_ids[::-1] == tokens).all()
 
