@@ -14,6 +14,7 @@ from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.request import FinishReason, Output, Request, SamplingParams, Thinking, TokenLogprobs
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
+from legato.text.parting import Parting
 from legato.text.stream import TextStream
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Guidance:
     token_healing: bool = True
     thinking: Thinking | None = None
     grammar: str = ""  # as ``llguidance`` reads it; checked
+    parting: Parting | None = None  # of the answer into thoughts and content
 
 
 NO_GUIDANCE = Guidance()
@@ -97,7 +99,7 @@ def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) 
 
 @dataclass(slots=True)
 class Piece:
-    """What one engine step added to one choice."""
+    """What one engine step added to one choice. ``text`` is what the model wrote, thoughts and all."""
 
     index: int
     text: str
@@ -105,14 +107,18 @@ class Piece:
     logprobs: list[TokenLogprobs] | None  # one for each of token_ids, if asked for
     finish_reason: str | None = None
     stop_reason: int | str | None = None  # as in vLLM: the stop string or stop token; None for EOS
+    reasoning: str = ""
+    content: str = ""  # all of ``text`` where nothing is parted
 
 
 @dataclass(slots=True)
 class Choice:
-    """One of the n answers while it grows. The whole text is ``"".join(texts)``."""
+    """One of the n answers while it grows."""
 
     index: int
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
@@ -122,8 +128,18 @@ class Choice:
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.thoughts)
+
+    @property
+    def content(self) -> str:
+        return "".join(self.contents)
+
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
+        self.thoughts.append(piece.reasoning)
+        self.contents.append(piece.content)
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs or ()
         self.finish_reason = piece.finish_reason
@@ -133,7 +149,13 @@ class Choice:
 class Answer:
     """Everything that came back for one request so far."""
 
-    def __init__(self, prompt: Prompt, request: Request, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        request: Request,
+        tokenizer: Tokenizer,
+        parting: Parting | None = None,
+    ) -> None:
         self.prompt = prompt
         self.request = request
         self.choices = [Choice(index) for index in range(request.params.n)]
@@ -141,8 +163,9 @@ class Answer:
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._stopped: list[int] = []
         self._streams = [
-            _text_stream(tokenizer, prompt.prefill, request.params) for _ in self.choices
+            _text_stream(tokenizer, prompt.prefill, request.params, parting) for _ in self.choices
         ]
+        self._splits = [] if parting is None else [parting.split() for _ in self.choices]
 
     @property
     def finished(self) -> bool:
@@ -151,6 +174,10 @@ class Answer:
     @property
     def completion_tokens(self) -> int:
         return sum(len(choice.token_ids) for choice in self.choices)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(split.reasoning_tokens for split in self._splits)
 
     def push(self, outputs: list[Output]) -> list[Piece]:
         """The text of one step's outputs; those of a choice that a stop string ended are dropped.
@@ -164,7 +191,7 @@ class Answer:
             self._note_once(output)
             choice = self.choices[output.index]
             if choice.finish_reason is None:
-                piece = self._piece(output)
+                piece = self._parted(self._piece(output))
                 choice.add(piece)
                 if piece.finish_reason and output.finish_reason is None:
                     self._stopped.append(output.index)
@@ -207,18 +234,33 @@ class Answer:
             piece.stop_reason = self._stop_reason(output)
         return piece
 
+    def _parted(self, piece: Piece) -> Piece:
+        if not self._splits:
+            piece.content = piece.text
+            return piece
+        split = self._splits[piece.index]
+        piece.reasoning, piece.content = split.push(piece.text, len(piece.token_ids))
+        if piece.finish_reason is not None:
+            rest = split.finish()
+            piece.reasoning += rest.reasoning
+            piece.content += rest.content
+        return piece
+
     def _stop_reason(self, output: Output) -> int | None:
         token = output.stop_token_id
         asked_for = token in self.request.params.stop_token_ids
         return token if asked_for or token not in self.request.eos_token_ids else None
 
 
-def _text_stream(tokenizer: Tokenizer, prefill: str, params: SamplingParams) -> TextStream:
+def _text_stream(
+    tokenizer: Tokenizer, prefill: str, params: SamplingParams, parting: Parting | None
+) -> TextStream:
     return TextStream(
         tokenizer,
         prefill=prefill,
         stop=params.stop,
         include_stop=params.include_stop_str_in_output,
         skip_special_tokens=params.skip_special_tokens,
+        shown_ids=frozenset() if parting is None else parting.shown_ids,
         min_tokens=params.min_tokens,
     )

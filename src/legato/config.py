@@ -14,7 +14,39 @@ from typing import Any
 from legato.errors import ConfigError
 
 ASSISTANT_PREFILLS = ("continue", "new-turn", "reject")
-REASONING_PARSERS = ("auto", "none")
+REASONING_PARSERS = (
+    "auto",
+    "none",
+    "cohere_command3",
+    "cohere_command4",
+    "deepseek_r1",
+    "deepseek_v3",
+    "deepseek_v4",
+    "ernie45",
+    "gemma4",
+    "glm45",
+    "glm47",
+    "gpt_oss",
+    "granite",
+    "holo2",
+    "hunyuan_a13b",
+    "hy_v3",
+    "kimi",
+    "kimi_k2",
+    "mimo",
+    "minimax_m2",
+    "minimax_m3",
+    "mistral",
+    "nemotron_v3",
+    "olmo3",
+    "openai_gptoss",
+    "poolside_v1",
+    "qwen3",
+    "seed_oss",
+    "smollm3",
+    "step3",
+    "step3p5",
+)
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
 GIB = 1024**3
@@ -23,6 +55,16 @@ GIB = 1024**3
 def flag(default: Any, help: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
     """A field that is also a command-line flag, with its help text."""
     return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+
+
+def _check_choices(settings: EngineConfig | ServerConfig) -> None:
+    for spec in fields(settings):
+        choices = spec.metadata.get("choices")
+        value = getattr(settings, spec.name)
+        if choices and value not in choices:
+            raise ConfigError(
+                f"{spec.name} must be one of {', '.join(choices)}, got {value!r}", spec.name
+            )
 
 
 def available_memory() -> int:
@@ -86,14 +128,7 @@ class EngineConfig:
             raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
         if not 0.0 < self.kv_cache_memory_share <= 0.95:
             raise ConfigError("kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share")
-        for spec in fields(self):
-            choices = spec.metadata.get("choices")
-            if choices and getattr(self, spec.name) not in choices:
-                raise ConfigError(
-                    f"{spec.name} must be one of {', '.join(choices)}, "
-                    f"got {getattr(self, spec.name)!r}",
-                    spec.name,
-                )
+        _check_choices(self)
 
     @property
     def max_logit_rows(self) -> int:
@@ -138,7 +173,7 @@ class ServerConfig:
     )
     reasoning_parser: str = flag(
         "auto",
-        "part thoughts from content in chats, by the marks of the chat template",
+        "part thoughts from content in chats: by the marks of the chat template, or of this family",
         choices=REASONING_PARSERS,
     )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
@@ -152,9 +187,4 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
-        if self.assistant_prefill not in ASSISTANT_PREFILLS:
-            raise ConfigError(
-                f"assistant_prefill must be one of {', '.join(ASSISTANT_PREFILLS)}, "
-                f"got {self.assistant_prefill!r}",
-                "assistant_prefill",
-            )
+        _check_choices(self)

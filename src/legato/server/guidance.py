@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from legato.answer import Guidance
+from legato.text.parting import parting_of
 
 if TYPE_CHECKING:
     from legato.server.service import Service
@@ -21,4 +22,7 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service) -> Guidance:
     """Raises RequestError naming the field."""
-    return Guidance(token_healing=fields.token_healing)
+    return Guidance(
+        token_healing=fields.token_healing,
+        parting=parting_of(prompt, service.config.reasoning_parser, service.text),
+    )

@@ -26,7 +26,6 @@ from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
 from legato.server.usage import usage
 from legato.text.continuation import Prompt
-from legato.text.reasoning_split import ReasoningSplit, splitter
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
 
@@ -99,7 +98,7 @@ def _choice(
 ) -> dict[str, Any]:
     reply = {
         "index": choice.index,
-        "message": _message(request, answer.prompt, choice.text, service),
+        "message": _message(request, answer.prompt, choice),
         "logprobs": None,
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
@@ -111,18 +110,11 @@ def _choice(
     return reply
 
 
-def _splitter(prompt: Prompt, service: Service) -> ReasoningSplit | None:
-    wanted = service.config.reasoning_parser == "auto"
-    return splitter(prompt, service.template) if wanted else None
-
-
-def _message(request: ChatRequest, prompt: Prompt, text: str, service: Service) -> dict[str, Any]:
-    split = _splitter(prompt, service)
-    reasoning, content = ("", text) if split is None else split.whole(text)
+def _message(request: ChatRequest, prompt: Prompt, choice: Choice) -> dict[str, Any]:
     message = _opening_message(request, prompt)
-    message["content"] += content
-    if reasoning:
-        message["reasoning_content"] = message.get("reasoning_content", "") + reasoning
+    message["content"] += choice.content
+    if choice.reasoning:
+        message["reasoning_content"] = message.get("reasoning_content", "") + choice.reasoning
     return message
 
 
@@ -156,7 +148,6 @@ class ChatStream:
             self._head + b',"choices":[{"index":%d,"delta":{"content":' % index
             for index in range(len(answer.choices))
         ]
-        self._splits = [_splitter(answer.prompt, service) for _ in answer.choices]
         self._detailed = request.logprobs or request.return_token_ids
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -191,12 +182,11 @@ class ChatStream:
         )
 
     def _chunk(self, piece: Piece) -> bytes:
-        reasoning, content = self._parted(piece)
-        if not (reasoning or content or piece.finish_reason or self._detailed):
+        if not (piece.reasoning or piece.content or piece.finish_reason or self._detailed):
             return b""
-        parts = [self._prefixes[piece.index], encode(content)]
-        if reasoning:
-            parts += (b',"reasoning_content":', encode(reasoning))
+        parts = [self._prefixes[piece.index], encode(piece.content)]
+        if piece.reasoning:
+            parts += (b',"reasoning_content":', encode(piece.reasoning))
         parts.append(b'},"logprobs":')
         parts.append(self._logprobs(piece) if self.request.logprobs else b"null")
         if piece.finish_reason is None:
@@ -212,15 +202,6 @@ class ChatStream:
         else:
             parts.append(self._tail)
         return b"".join(parts)
-
-    def _parted(self, piece: Piece) -> tuple[str, str]:
-        """The piece's reasoning and content."""
-        split = self._splits[piece.index]
-        if split is None:
-            return "", piece.text
-        if piece.finish_reason is None:
-            return split.push(piece.text)
-        return split.whole(piece.text)
 
     def _logprobs(self, piece: Piece) -> bytes:
         top = self.request.top_logprobs or 0

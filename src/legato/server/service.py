@@ -108,7 +108,7 @@ class Service:
             cache_salt=cache_salt or "",
             field=field,
         )
-        return Answer(prompt, request, self.text)
+        return Answer(prompt, request, self.text, guidance.parting)
 
     async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
         """Lets the answer grow; yields what each engine step added. Closing it cancels."""

@@ -31,6 +31,7 @@ class Prompt:
     prefill: str  # the part of the answer that the client wrote
     field: Literal["content", "reasoning_content"] = "content"  # what ``prefill`` belongs to
     reasoning: str = ""  # reasoning the client wrote, closed before ``seam``
+    template: ChatTemplate | None = None  # that made it; None: no template did
 
 
 def build_prompt(
@@ -66,7 +67,7 @@ def build_prompt(
         text = template.render(turns, add_generation_prompt=opens, **options)
         prompt = Prompt(text, [], len(text), "")
     ids = tokenizer.encode_prompt(prompt.text, prompt.seam, quotes) if tokenizer else []
-    return _restored(replace(prompt, token_ids=ids), quotes)
+    return _restored(replace(prompt, token_ids=ids, template=template), quotes)
 
 
 def _outcome(

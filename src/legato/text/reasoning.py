@@ -13,6 +13,8 @@ class Block(NamedTuple):
     closing: str
     inside: str = "\n"  # after the opening and before the closing mark
     after: str = "\n\n"
+    bridge: str = ""  # what else stands right before the closing mark
+    answer: tuple[str, str] | None = None  # marks around the content
 
     @property
     def begin(self) -> str:
@@ -20,7 +22,7 @@ class Block(NamedTuple):
 
     @property
     def end(self) -> str:
-        return self.inside + self.closing + self.after
+        return self.inside + self.bridge + self.closing + self.after
 
 
 BLOCKS: Final = (
@@ -32,11 +34,20 @@ BLOCKS: Final = (
     Block("<seed:think>", "</seed:think>"),
     Block("<judge>", "</judge>"),
     Block("[THINK]", "[/THINK]", inside="", after=""),
-    Block("<|START_THINKING|>", "<|END_THINKING|>", inside="", after=""),
+    Block("<|START_THINKING|>", "<|END_THINKING|>", inside="", after="<|START_RESPONSE|>"),
     Block("<|begin_of_thought|>", "<|end_of_thought|>"),
     Block("<|channel>thought", "<channel|>", after=""),
 )
 DEFAULT: Final = BLOCKS[0]
+
+HARMONY: Final = Block(
+    "<|channel|>analysis<|message|>",
+    "<|channel|>final<|message|>",
+    inside="",
+    after="",
+    bridge="<|end|><|start|>assistant",
+)
+"""Messages on channels (gpt-oss): thoughts are one message, the content is another."""
 
 
 def open_block(header: str) -> Block | None:
@@ -53,6 +64,8 @@ def has_closing(text: str) -> bool:
 def block_of(sources: Iterable[str]) -> Block | None:
     """The block whose marks a template's sources hold."""
     text = "\n".join(sources)
+    if HARMONY.closing in text:
+        return HARMONY
     return next((block for block in BLOCKS if block.opening in text or block.closing in text), None)
 
 

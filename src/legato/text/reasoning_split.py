@@ -1,17 +1,13 @@
 """Parts a growing answer into the model's thoughts and its content.
 
-Whether the answer begins inside a reasoning block is read off the prompt, so that a continuation is
-filed under the field that it continues. The white space that models write beside the marks belongs
-to neither field.
+The white space that models write beside the marks belongs to neither.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-from legato.text.continuation import Prompt
-from legato.text.reasoning import DEFAULT, Block, block_of, open_block
-from legato.text.template import ChatTemplate
+from legato.text.reasoning import Block
 
 Where = Literal["start", "inside", "closed", "content"]
 
@@ -23,54 +19,52 @@ class Parted(NamedTuple):
     content: str
 
 
-def state_at_seam(prompt: Prompt, block: Block) -> Where:
-    """Where in its answer the model is when it goes on."""
-    words = prompt.prefill
-    if prompt.field == "reasoning_content":
-        return "inside"
-    if open_block(prompt.text[: prompt.seam]) == block and block.closing not in words:
-        return "inside"
-    if not words.strip():
-        return "start" if not prompt.reasoning else "closed"
-    opened = words.lstrip().startswith(block.opening)
-    return "inside" if opened and block.closing not in words else "content"
+class Split(Protocol):
+    """One choice's. ``push`` gives what is certain, ``finish`` the rest."""
 
+    reasoning_tokens: int
 
-def splitter(prompt: Prompt, template: ChatTemplate | None) -> ReasoningSplit | None:
-    """For one answer to ``prompt``; None where neither template nor prompt knows of thoughts."""
-    continues = prompt.field == "reasoning_content"
-    block = open_block(prompt.text[: prompt.seam]) if continues else None
-    if block is None and template is not None:
-        block = block_of(template.sources.values())
-    if block is None and not continues:
-        return None
-    block = block or DEFAULT
-    return ReasoningSplit(block, state_at_seam(prompt, block), midway=bool(prompt.prefill))
+    def push(self, new: str, tokens: int = 1) -> Parted: ...
+    def finish(self) -> Parted: ...
 
 
 class ReasoningSplit:
-    """One choice. ``push`` gives what is certain, ``finish`` the rest."""
+    """``reasoning_tokens`` are those between the marks, without the newlines that precede the closing one."""
 
     def __init__(self, block: Block, where: Where, *, midway: bool = False) -> None:
         """``midway``: the answer continues text of the block, so that no white space is the mark's."""
+        self.reasoning_tokens = 0
         self._block = block
-        self._where = where
-        self._text = ""
+        self._where: Where = where
+        self._text = ""  # held back
+        self._held_tokens = 0
         self._fresh = not midway  # nothing of the present field was given out
+        self._wrapping = None if block.answer is None else _Wrapping(*block.answer)
 
-    def push(self, new: str) -> Parted:
+    def push(self, new: str, tokens: int = 1) -> Parted:
+        """``new`` is the text of the next ``tokens``."""
         if self._where == "content":
-            return Parted("", new)
+            return Parted("", self._unwrapped(new, final=False))
         self._text += new
-        return self._step(final=False)
-
-    def whole(self, text: str) -> Parted:
-        """All of an answer at once."""
-        first, rest = self.push(text), self.finish()
-        return Parted(first.reasoning + rest.reasoning, first.content + rest.content)
+        was_inside = self._where == "inside"
+        parted = self._step(final=False)
+        self._count(tokens, was_inside)
+        return parted
 
     def finish(self) -> Parted:
-        return self._step(final=True)
+        parted = self._step(final=True)
+        self._count(0, self._where == "inside")
+        return parted
+
+    def _count(self, tokens: int, was_inside: bool) -> None:
+        """Tokens that may be the closing mark's do not count until they turn out not to be."""
+        if not was_inside or self._where != "inside":
+            self._held_tokens = 0
+            return
+        self._held_tokens += tokens
+        if not self._text:
+            self.reasoning_tokens += self._held_tokens
+            self._held_tokens = 0
 
     def _step(self, *, final: bool) -> Parted:
         thoughts = content = ""
@@ -83,7 +77,7 @@ class ReasoningSplit:
             self._where = "content" if self._text else "closed"
         if self._where == "content":
             content, self._text = self._text, ""
-        return Parted(thoughts, content)
+        return Parted(thoughts, self._unwrapped(content, final))
 
     def _begin(self, final: bool) -> None:
         """An answer that does not open a block at once has none."""
@@ -101,17 +95,60 @@ class ReasoningSplit:
         if closing:
             self._text, self._where = rest, "closed"
             return thoughts.rstrip("\n")
-        keep = len(thoughts) if final else self._certain(thoughts)
-        thoughts, self._text = thoughts[:keep], thoughts[keep:]
+        thoughts = self._give(self._block.closing, final)
         self._fresh = self._fresh and not thoughts
         return thoughts
 
-    def _certain(self, text: str) -> int:
-        """Up to where ``text`` cannot be newlines before, or a beginning of, the closing mark."""
-        closing = self._block.closing
-        cut = len(text)
-        for length in range(min(len(closing) - 1, len(text)), 0, -1):
-            if text.endswith(closing[:length]):
-                cut -= length
-                break
-        return len(text[:cut].rstrip("\n"))
+    def _give(self, mark: str, final: bool) -> str:
+        """The held text but for its end that may be newlines before, or a beginning of, ``mark``."""
+        keep = len(self._text) if final else _certain(self._text, mark)
+        given, self._text = self._text[:keep], self._text[keep:]
+        return given
+
+    def _unwrapped(self, content: str, final: bool) -> str:
+        return content if self._wrapping is None else self._wrapping.push(content, final)
+
+
+class _Wrapping:
+    """Takes the marks off a content that stands between two of its own."""
+
+    def __init__(self, opening: str, closing: str) -> None:
+        self._opening, self._closing = opening, closing
+        self._text = ""
+        self._where: Literal["before", "inside", "behind"] = "before"
+
+    def push(self, new: str, final: bool) -> str:
+        self._text += new
+        if self._where == "before" and not self._begin(final):
+            return ""
+        if self._where == "behind":
+            return ""
+        content, closing, _ = self._text.partition(self._closing)
+        if closing:
+            self._where = "behind"
+            return content.rstrip("\n")
+        keep = len(content) if final else _certain(content, self._closing)
+        content, self._text = content[:keep], content[keep:]
+        return content
+
+    def _begin(self, final: bool) -> bool:
+        start = self._text.lstrip("\n")
+        if start.startswith(self._opening):
+            self._text = start.removeprefix(self._opening).lstrip("\n")
+            if not self._text:
+                self._opening = ""  # newlines behind the mark are still to be dropped
+                return False
+        elif not final and self._opening.startswith(start):
+            return False
+        self._where = "inside"
+        return True
+
+
+def _certain(text: str, mark: str) -> int:
+    """Up to where ``text`` cannot be newlines before, or a beginning of, ``mark``."""
+    cut = len(text)
+    for length in range(min(len(mark) - 1, len(text)), 0, -1):
+        if text.endswith(mark[:length]):
+            cut -= length
+            break
+    return len(text[:cut].rstrip("\n"))

@@ -30,7 +30,7 @@ class TextStream:
 
     ``prefill`` is the text which the answer continues. It is not given out again, but a stop string
     may begin in it: the uninterrupted answer would have ended there too. In the text of the first
-    ``min_tokens`` tokens no stop string ends.
+    ``min_tokens`` tokens no stop string ends. ``shown_ids`` have their text though they are special.
     """
 
     def __init__(
@@ -41,11 +41,13 @@ class TextStream:
         stop: Sequence[str] = (),
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        shown_ids: frozenset[int] = frozenset(),
         min_tokens: int = 0,
     ) -> None:
         self._unstoppable = min_tokens
         self._token_bytes = tokenizer.token_bytes
-        self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._hidden = hidden - shown_ids
         self._decoder = _Utf8Decoder(errors="replace")
         self._stop = StopSearch(stop, include_stop, prefill) if stop else None
 

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from legato.text.continuation import Prompt
+from legato.text.parting import state_at_seam
 from legato.text.reasoning import BLOCKS
-from legato.text.reasoning_split import ReasoningSplit, Where, state_at_seam
+from legato.text.reasoning_split import ReasoningSplit, Where
 
 THINK = BLOCKS[0]
 ANSWERS: list[tuple[Where, str, str, str]] = [
@@ -65,3 +66,39 @@ def test_the_prompt_says_where_the_answer_goes_on(
 ) -> None:
     prompt = Prompt(header + prefill, [], len(header), prefill, field, reasoning)  # type: ignore[arg-type]
     assert state_at_seam(prompt, THINK) == where
+
+
+def test_tokens_between_the_marks_are_counted() -> None:
+    split = ReasoningSplit(THINK, "start")
+    for token in ("<", "think>", "\n", "Ok", "\n", "</ok", "\n", "</", "think", ">", "\n\n", "It"):
+        split.push(token)
+    assert split.reasoning_tokens == 4  # "\n", "Ok", "\n", "</ok"
+    split = ReasoningSplit(THINK, "inside")
+    split.push(" so", 3)
+    split.push("\n</think>\n\nIt", 5)
+    assert split.reasoning_tokens == 3
+
+
+WRAPPED = THINK._replace(answer=("<answer>", "</answer>"))
+
+
+@pytest.mark.parametrize(
+    ("where", "answer", "parted"),
+    [
+        ("start", "<think>\nOkay\n</think>\n<answer>\nIt\n\nis.\n</answer>", ("Okay", "It\n\nis.")),
+        ("inside", "Okay</think><answer>It</answer>\n", ("Okay", "It")),
+        ("inside", "Okay</think>\n\nIt <answer>", ("Okay", "It <answer>")),
+        ("content", " is.\n</answer>", ("", " is.")),
+        ("content", "<ans", ("", "<ans")),
+        ("start", "\n<answer>\n\nIt</ans", ("", "It</ans")),
+    ],
+)
+def test_a_content_between_marks_of_its_own(
+    where: Where, answer: str, parted: tuple[str, str]
+) -> None:
+    for size in (1, 2, 5, 100):
+        split = ReasoningSplit(WRAPPED, where)
+        parts = [split.push(answer[at : at + size]) for at in range(0, len(answer), size)]
+        parts.append(split.finish())
+        assert "".join(part.reasoning for part in parts) == parted[0]
+        assert "".join(part.content for part in parts) == parted[1]

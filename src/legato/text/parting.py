@@ -1,0 +1,76 @@
+"""Where in its answer a model goes on, and how the answer is parted into thoughts and content.
+
+Both are read off the prompt, so that a continuation is filed under the field that it continues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from legato.text.continuation import Prompt
+from legato.text.harmony import MARKS, HarmonySplit
+from legato.text.reasoning import DEFAULT, HARMONY, Block, block_of, open_block
+from legato.text.reasoning_parsers import PARSERS
+from legato.text.reasoning_split import ReasoningSplit, Split, Where
+from legato.text.vocabulary import Tokenizer
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The same for all answers to one prompt."""
+
+    block: Block
+    where: Where
+    midway: bool  # the answer continues words of the client's
+    shown_ids: frozenset[int]  # control tokens that are marks: their text is needed
+
+    def split(self) -> Split:
+        """For one answer."""
+        if self.block == HARMONY:
+            return HarmonySplit(self.where)
+        return ReasoningSplit(self.block, self.where, midway=self.midway)
+
+
+def parting_of(prompt: Prompt, parser: str, tokenizer: Tokenizer) -> Parting | None:
+    """``parser`` is the server's ``--reasoning-parser``. None where nothing is to be parted."""
+    block = block_at(prompt, parser)
+    if block is None:
+        return None
+    where = state_at_seam(prompt, block)
+    return Parting(block, where, bool(prompt.prefill), _shown_ids(tokenizer, block))
+
+
+def block_at(prompt: Prompt, parser: str) -> Block | None:
+    """The marks of thoughts; None where neither template nor prompt knows of any."""
+    if parser == "none" or prompt.template is None:
+        return None
+    if parser in PARSERS:
+        return PARSERS[parser]
+    continues = prompt.field == "reasoning_content"
+    opened = open_block(prompt.text[: prompt.seam]) if continues else None
+    return opened or block_of(prompt.template.sources.values()) or (DEFAULT if continues else None)
+
+
+def state_at_seam(prompt: Prompt, block: Block) -> Where:
+    """Where in its answer the model is when it goes on."""
+    words = prompt.prefill
+    if prompt.field == "reasoning_content":
+        return "inside"
+    header = prompt.text[: prompt.seam].rstrip()
+    if header.endswith(block.opening) and block.closing not in words:
+        return "inside"
+    if not words.strip():
+        if prompt.reasoning:
+            return "closed"
+        closed = header.endswith((block.closing, (block.closing + block.after).rstrip()))
+        return "content" if closed else "start"
+    opened = words.lstrip().startswith(block.opening)
+    return "inside" if opened and block.closing not in words else "content"
+
+
+@lru_cache(maxsize=16)
+def _shown_ids(tokenizer: Tokenizer, block: Block) -> frozenset[int]:
+    marks = MARKS if block == HARMONY else (block.opening, block.closing, *(block.answer or ()))
+    ids = {id for mark in marks for id in tokenizer.encode(mark, add_special_tokens=False)}
+    return frozenset(ids & tokenizer.special_ids)

@@ -1,0 +1,42 @@
+"""The names of ``--reasoning-parser``, and what they overrule."""
+
+from __future__ import annotations
+
+import pytest
+
+from legato.config import REASONING_PARSERS, ServerConfig
+from legato.errors import ConfigError
+from legato.text.continuation import build_prompt
+from legato.text.parting import block_at
+from legato.text.reasoning import HARMONY
+from legato.text.reasoning_parsers import PARSERS
+from legato.text.template import ChatTemplate
+
+PLAIN = ChatTemplate("{% for m in messages %}{{ m.content }}\n{% endfor %}A: ")
+THINKS = ChatTemplate(PLAIN.sources["default"] + "{% if think %}<think></think>{% endif %}")
+
+
+def test_the_settings_know_the_parsers() -> None:
+    assert REASONING_PARSERS == ("auto", "none", *sorted(PARSERS))
+    with pytest.raises(ConfigError, match="must be one of auto, none, cohere_command3.*, got 'r1'"):
+        ServerConfig(reasoning_parser="r1")
+
+
+@pytest.mark.parametrize(
+    ("template", "parser", "opening"),
+    [
+        (PLAIN, "auto", None),
+        (PLAIN, "qwen3", "<think>"),
+        (PLAIN, "openai_gptoss", HARMONY.opening),
+        (THINKS, "auto", "<think>"),
+        (THINKS, "none", None),
+        (THINKS, "seed_oss", "<seed:think>"),
+        (THINKS, "mistral", "[THINK]"),
+    ],
+)
+def test_a_name_overrules_the_template(
+    template: ChatTemplate, parser: str, opening: str | None
+) -> None:
+    prompt = build_prompt(template, None, [{"role": "user", "content": "hi"}])
+    block = block_at(prompt, parser)
+    assert (block.opening if block else None) == opening
