@@ -1,0 +1,153 @@
+"""``legato bench seam``: is a continuation the rest of the answer, wherever the answer was cut?"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+
+from legato.bench.http_stream import Endpoint
+from legato.bench.load import served_model
+from legato.bench.own_server import own_server
+from legato.bench.seam_client import KINDS, Client
+from legato.bench.seam_cuts import Answer, Cut, Miss, common
+from legato.bench.seam_questions import BEGINNINGS, QUESTIONS
+from legato.bench.seam_report import Resumed, publish
+from legato.errors import RequestError
+
+ENDPOINTS = ("chat", "completions")
+NEAR = 5  # tokens that a miss is shown with
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--base-url", "--url", help="of a server, without /v1; default: a legato serve of its own")
+    add("--kind", choices=KINDS, default="legato", help="how a continuation is asked for")
+    add("--model", help="name to ask for, or to serve; default: the first of /v1/models, smollm2")
+    add("--api-key", help="sent as a bearer token")
+    add("--endpoint", choices=ENDPOINTS, default="chat", help="questions, or beginnings of texts")
+    add("--questions", type=int, default=20, help="how many of the 20")
+    add("--output-len", type=int, default=48, help="tokens of each answer")
+    add("--every", type=int, default=1, help="cut at every so many characters")
+    add(
+        "--cold", action="store_true", help="no cache, no memory of the answer: a salt for each cut"
+    )
+    add("--temperature", type=float, default=0.0, help="0 is greedy")
+    add("--seed", type=int, default=0, help="of every request")
+    add(
+        "--concurrency",
+        type=int,
+        help="continuations at once; default: 8, or 1 for a peer, whose answers depend on the load",
+    )
+    add("--misses", type=int, default=20, help="most misses to print; --json has all of them")
+    add("--json", metavar="FILE", help="write the figures and all misses here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        url = arguments.base_url
+        if url is None:
+            url = stack.enter_context(own_server(arguments.model or "smollm2"))
+            arguments.model = None
+        measured = asyncio.run(_run(arguments, Endpoint(url, arguments.api_key)))
+    return 0 if measured else 1
+
+
+@dataclass
+class Seam:
+    """One measurement while it runs."""
+
+    client: Client
+    concurrency: int
+    cold: bool
+    cuts: list[Cut] = field(default_factory=list)
+    resumed: Resumed = field(default_factory=Resumed)
+    _salts: count[int] = field(default_factory=count)
+
+    async def answer(self, number: int, question: str, output_len: int) -> Answer:
+        """Uninterrupted, with nothing else running. Raises RequestError if there is none."""
+        reply = await self.client.ask(question, "", output_len)
+        if reply.error or not reply.text:
+            raise RequestError(f"no answer to {question!r}: {reply.error or 'it is empty'}")
+        canonical = await self.client.canonical(question, reply.text)
+        return Answer(number, question, reply, canonical)
+
+    async def time(self, answer: Answer) -> None:
+        """Continues an answer just given: after its last word, within it, within a word."""
+        self.resumed.steps.append(answer.reply.step)
+        end = len(answer.text)
+        middle = min(answer.reply.boundaries, key=lambda place: abs(place - end // 2))
+        for place in sorted({min(middle, end), min(middle + 1, end), end} - {0}):
+            reply = await self.client.ask(answer.question, answer.text[:place], 4)
+            if not reply.error and reply.arrivals:
+                self.resumed.add(reply)
+
+    async def cut(self, answer: Answer, every: int) -> None:
+        """All its cuts, ``concurrency`` at a time."""
+        places = asyncio.Semaphore(self.concurrency)
+
+        async def one(place: int) -> Cut:
+            salt = f"seam {id(self)} {next(self._salts)}" if self.cold else ""
+            async with places:
+                given, room = answer.text[:place], answer.room(place)
+                return Cut(answer, place, await self.client.ask(answer.question, given, room, salt))
+
+        self.cuts += await asyncio.gather(*(one(place) for place in answer.places(every)))
+
+    async def misses(self) -> list[Miss]:
+        texts: dict[int, str] = {}
+
+        async def shown(ids: list[int], first: int) -> list[tuple[int, str]]:
+            near = ids[max(0, first - 1) : first + NEAR]
+            for token in near:
+                if token not in texts:
+                    texts[token] = await self.client.token_text(token)
+            return [(token, texts[token]) for token in near]
+
+        misses = []
+        for cut in self.cuts:
+            if not cut.exact:
+                miss = Miss.of(cut)
+                own, resumed = cut.answer.reply.token_ids, cut.resumed_ids()
+                if own and resumed:
+                    first = common(own, resumed)
+                    miss.answer_tokens = await shown(own, first)
+                    miss.reply_tokens = await shown(resumed, first)
+                misses.append(miss)
+        return misses
+
+
+async def _run(arguments: argparse.Namespace, endpoint: Endpoint) -> bool:
+    """False if there was nothing to measure."""
+    seam = await _seam(arguments, endpoint)
+    texts = QUESTIONS if seam.client.in_chat else BEGINNINGS
+    await seam.client.ask(texts[-1], "", 4)  # warm up
+    for number, question in enumerate(texts[: arguments.questions]):
+        answer = await seam.answer(number, question, arguments.output_len)
+        await seam.time(answer)
+        await seam.cut(answer, arguments.every)
+        _progress(f"{number + 1} of {arguments.questions} answers cut, {len(seam.cuts)} cuts")
+    _progress("")
+    publish(arguments, seam.client.model, seam.cuts, await seam.misses(), seam.resumed)
+    return bool(seam.cuts)
+
+
+async def _seam(arguments: argparse.Namespace, endpoint: Endpoint) -> Seam:
+    client = Client(
+        endpoint=endpoint,
+        kind=arguments.kind,
+        model=arguments.model or await served_model(endpoint),
+        in_chat=arguments.endpoint == "chat",
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+    usual = 8 if arguments.kind == "legato" else 1
+    return Seam(client, arguments.concurrency or usual, arguments.cold)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
