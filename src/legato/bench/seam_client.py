@@ -18,7 +18,7 @@ REPLACEMENT = "\ufffd"
 @dataclass
 class Reply:
     """A streamed answer. ``pieces``: the text of each event, with ``arrivals`` in seconds after
-    the request and ``counts`` of tokens; ids are empty where the server does not tell them."""
+    the request and ``counts`` of tokens (1 at least, ids are empty, where the server does not tell them)."""
 
     pieces: list[str] = field(default_factory=list)
     arrivals: list[float] = field(default_factory=list)
@@ -27,6 +27,7 @@ class Reply:
     prompt_token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     prompt_tokens: int = 0
+    completion_tokens: int = 0
     cached_tokens: int | None = None
     error: str = ""
 
@@ -82,6 +83,7 @@ class Reply:
             raise RequestError(f"the stream broke off: {event['error']}")
         if usage := event.get("usage"):
             self.prompt_tokens = usage["prompt_tokens"]
+            self.completion_tokens = usage["completion_tokens"]
             self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         self.prompt_token_ids += event.get("prompt_token_ids") or []
         for choice in event.get("choices", []):

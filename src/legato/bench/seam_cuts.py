@@ -39,12 +39,12 @@ class Answer:
         return list(range(every, end, every))
 
     def tokens_before(self, place: int) -> int:
-        """How many tokens lie wholly before a place."""
+        """How many tokens lie wholly before a place; at least so many if ids are not told."""
         return sum(self.reply.counts[: bisect_right(self.reply.boundaries, place)])
 
     def room(self, place: int) -> int:
         """``max_tokens`` for the rest."""
-        return sum(self.reply.counts) - self.tokens_before(place) + SPARE
+        return self.reply.completion_tokens - self.tokens_before(place) + SPARE
 
     def kinds(self, place: int) -> list[str]:
         """Of a cut: one of the first two, perhaps the third."""

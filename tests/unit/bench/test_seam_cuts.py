@@ -18,6 +18,7 @@ def reply(pieces: list[str], finish: str = "length", **fields: Any) -> Reply:
     """One token for each piece; the ids are 1, 2, 3 ... unless they are given."""
     fields.setdefault("token_ids", list(range(1, len(pieces) + 1)))
     fields.setdefault("prompt_token_ids", list(PROMPT))
+    fields.setdefault("completion_tokens", len(pieces))
     arrivals = [0.1 * index for index in range(1, len(pieces) + 1)]
     return Reply(pieces, arrivals, [1] * len(pieces), finish_reason=finish, **fields)
 
@@ -114,7 +115,7 @@ def test_a_stream_is_read() -> None:
         b'data: {"prompt_token_ids":[90],"choices":[{"delta":{"role":"assistant","content":""}}]}',
         b'data: {"choices":[{"delta":{"content":"Hi"},"token_ids":[5]}]}',
         b'data: {"choices":[{"delta":{"content":" you"},"token_ids":[6,7],"finish_reason":"length"}]}',
-        b'data: {"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":8}}}',
+        b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}}',
         b"data: [DONE]",
     )
     content = b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(event + b"\n\n" for event in events)
