@@ -5,16 +5,21 @@ The server and ``LLM`` both go this way, which is why their answers are the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from legato.constraint.tokens import TokenTable
 from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.request import FinishReason, Output, Request, SamplingParams, Thinking, TokenLogprobs
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
-from legato.text.parting import Parting
+from legato.text.parting import Parting, given
+from legato.text.reasoning_split import Parted
+from legato.text.recall import Remembered
+from legato.text.resumption import Resumption
 from legato.text.stream import TextStream
 
 if TYPE_CHECKING:
@@ -47,8 +52,18 @@ def completion_prompt(
     return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="")
 
 
+def token_table(tokenizer: Tokenizer, info: ModelInfo) -> TokenTable:
+    """What the engine must know of the vocabulary to constrain tokens."""
+    return TokenTable.of(
+        [tokenizer.token_bytes(id) for id in range(info.vocab_size)],
+        tokenizer.special_ids,
+        {*info.eos_token_ids, *tokenizer.eos_token_ids},
+    )
+
+
 def make_request(
     prompt: Prompt,
+    resumption: Resumption,
     params: SamplingParams,
     info: ModelInfo,
     tokenizer: Tokenizer,
@@ -58,28 +73,45 @@ def make_request(
     priority: int = 0,
     cache_salt: str = "",
     field: str = "prompt",
+    guidance: Guidance = NO_GUIDANCE,
 ) -> Request:
     """Settle what the client left open: the seed, and how many tokens may come.
+
+    The engine counts the given words of the answer as output, the client's ``max_tokens`` does not.
 
     Raises RequestError for parameters out of range, ContextLengthError (naming ``field``) when
     prompt and asked-for tokens do not fit into the model's context.
     """
     params = validate(params, info.vocab_size)
     room = _room(len(prompt.token_ids), params.max_tokens, info.max_model_len, field)
+    most = room if params.max_tokens is None else params.max_tokens
     settled = msgspec.structs.replace(
         params,
         seed=seeds.draw() if params.seed is None else params.seed,
-        max_tokens=room if params.max_tokens is None else params.max_tokens,
+        max_tokens=len(resumption.output_token_ids) + most,
     )
     return Request(
         id=request_id,
-        prompt_token_ids=prompt.token_ids,
+        prompt_token_ids=resumption.prompt_token_ids,
+        output_token_ids=resumption.output_token_ids,
+        pending=resumption.pending,
+        draft_token_ids=resumption.draft,
+        thinking=guidance.thinking,
+        grammar=guidance.grammar,
+        grammar_text=_given_content(prompt, resumption) if guidance.grammar else b"",
         params=settled,
         # The weights' file may name one end token only where the vocabulary has several.
         eos_token_ids=sorted({*info.eos_token_ids, *tokenizer.eos_token_ids}),
         priority=priority,
         cache_salt=cache_salt,
     )
+
+
+def _given_content(prompt: Prompt, resumption: Resumption) -> bytes:
+    """What was given of the answer's content, without the part that will be spelled again."""
+    if prompt.field != "content":
+        return b""
+    return prompt.prefill.encode().removesuffix(resumption.pending)
 
 
 def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> int:
@@ -99,7 +131,11 @@ def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) 
 
 @dataclass(slots=True)
 class Piece:
-    """What one engine step added to one choice. ``text`` is what the model wrote, thoughts and all."""
+    """What one engine step added to one choice. ``text`` is what the model wrote, thoughts and all.
+
+    ``overlap``: so many characters at the beginning of the first token were given with the request
+    (it was cut there) and are no part of ``text``.
+    """
 
     index: int
     text: str
@@ -107,6 +143,7 @@ class Piece:
     logprobs: list[TokenLogprobs] | None  # one for each of token_ids, if asked for
     finish_reason: str | None = None
     stop_reason: int | str | None = None  # as in vLLM: the stop string or stop token; None for EOS
+    overlap: int = 0
     reasoning: str = ""
     content: str = ""  # all of ``text`` where nothing is parted
 
@@ -123,6 +160,7 @@ class Choice:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    overlap: int = 0  # of the first token, as in ``Piece``
 
     @property
     def text(self) -> str:
@@ -137,6 +175,7 @@ class Choice:
         return "".join(self.contents)
 
     def add(self, piece: Piece) -> None:
+        self.overlap = self.overlap or piece.overlap
         self.texts.append(piece.text)
         self.thoughts.append(piece.reasoning)
         self.contents.append(piece.content)
@@ -147,25 +186,39 @@ class Choice:
 
 
 class Answer:
-    """Everything that came back for one request so far."""
+    """Everything that came back for one request so far.
+
+    ``remembered``: for each choice, where its tokens are kept for a continuation.
+    """
 
     def __init__(
         self,
         prompt: Prompt,
         request: Request,
         tokenizer: Tokenizer,
+        remembered: Sequence[Remembered] = (),
         parting: Parting | None = None,
     ) -> None:
         self.prompt = prompt
         self.request = request
         self.choices = [Choice(index) for index in range(request.params.n)]
+        self._tokenizer = tokenizer
+        self._remembered = remembered
+        self._pending = [len(request.pending)] * request.params.n  # bytes still to be spelled
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._stopped: list[int] = []
         self._streams = [
-            _text_stream(tokenizer, prompt.prefill, request.params, parting) for _ in self.choices
+            _text_stream(tokenizer, prompt.prefill, request, parting) for _ in self.choices
         ]
+        self._parting = parting
         self._splits = [] if parting is None else [parting.split() for _ in self.choices]
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """What the model was given, the beginning of its answer included."""
+        request = self.request
+        return request.prompt_token_ids + request.output_token_ids + request.draft_token_ids
 
     @property
     def finished(self) -> bool:
@@ -174,6 +227,11 @@ class Answer:
     @property
     def completion_tokens(self) -> int:
         return sum(len(choice.token_ids) for choice in self.choices)
+
+    @property
+    def given(self) -> Parted:
+        """What the client wrote of the answer."""
+        return given(self.prompt, self._parting)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -191,6 +249,8 @@ class Answer:
             self._note_once(output)
             choice = self.choices[output.index]
             if choice.finish_reason is None:
+                if self._remembered:
+                    self._remembered[output.index].extend(output.token_ids)
                 piece = self._parted(self._piece(output))
                 choice.add(piece)
                 if piece.finish_reason and output.finish_reason is None:
@@ -212,6 +272,7 @@ class Answer:
     def _piece(self, output: Output) -> Piece:
         params = self.request.params
         stream = self._streams[output.index]
+        first, overlap = self._given(output)
         hides_last = output.stop_token_id is not None and not params.include_stop_str_in_output
         spoken = output.token_ids[:-1] if hides_last else output.token_ids
         text = ""
@@ -222,17 +283,31 @@ class Answer:
                 return Piece(
                     output.index,
                     text,
-                    output.token_ids[:count],
-                    output.logprobs and output.logprobs[:count],
+                    output.token_ids[first:count],
+                    output.logprobs and output.logprobs[first:count],
                     FinishReason.STOP.value,
                     delta.stop,
+                    overlap,
                 )
-        piece = Piece(output.index, text, output.token_ids, output.logprobs)
+        logprobs = output.logprobs and output.logprobs[first:]
+        piece = Piece(output.index, text, output.token_ids[first:], logprobs, overlap=overlap)
         if output.finish_reason is not None:
             piece.text += stream.finish().text
             piece.finish_reason = output.finish_reason.value
             piece.stop_reason = self._stop_reason(output)
         return piece
+
+    def _given(self, output: Output) -> tuple[int, int]:
+        """How many of the tokens only spell what was given, and how many characters of the next do."""
+        pending = self._pending[output.index]
+        for count, token in enumerate(output.token_ids):
+            spelled = self._tokenizer.token_bytes(token)
+            if len(spelled) > pending:
+                self._pending[output.index] = 0
+                return count, len(spelled[:pending].decode("utf-8", "replace"))
+            pending -= len(spelled)
+        self._pending[output.index] = pending
+        return len(output.token_ids), 0
 
     def _parted(self, piece: Piece) -> Piece:
         if not self._splits:
@@ -253,8 +328,9 @@ class Answer:
 
 
 def _text_stream(
-    tokenizer: Tokenizer, prefill: str, params: SamplingParams, parting: Parting | None
+    tokenizer: Tokenizer, prefill: str, request: Request, parting: Parting | None
 ) -> TextStream:
+    params = request.params
     return TextStream(
         tokenizer,
         prefill=prefill,
@@ -262,5 +338,6 @@ def _text_stream(
         include_stop=params.include_stop_str_in_output,
         skip_special_tokens=params.skip_special_tokens,
         shown_ids=frozenset() if parting is None else parting.shown_ids,
-        min_tokens=params.min_tokens,
+        min_tokens=params.min_tokens - len(request.output_token_ids),
+        pending=len(request.pending),
     )

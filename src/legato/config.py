@@ -50,6 +50,7 @@ REASONING_PARSERS = (
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
 GIB = 1024**3
+LEAST_LOGIT_ROWS = 17
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
@@ -132,8 +133,8 @@ class EngineConfig:
 
     @property
     def max_logit_rows(self) -> int:
-        """Most rows of a step that want logits: one for each sequence."""
-        return min(self.max_num_seqs, self.max_num_batched_tokens)
+        """Most rows of a step that want logits: one for each sequence, and a draft's."""
+        return min(max(self.max_num_seqs, LEAST_LOGIT_ROWS), self.max_num_batched_tokens)
 
     @property
     def resolved_threads(self) -> int:

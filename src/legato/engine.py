@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from itertools import takewhile
 
 from legato.batch import BLOCK_SIZE, StepResult
 from legato.cache.kv import KVCache
 from legato.config import EngineConfig
+from legato.constraint.arriving import Arriving, ends
+from legato.constraint.constraint import Constraint
+from legato.constraint.grammar import Grammar
+from legato.constraint.tokens import TokenTable
 from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
@@ -37,36 +42,57 @@ class Engine:
         self._packer = Packer(self._cache, info.vocab_size, config.max_logit_rows)
         self._runner = Runner(program)
         self._open: dict[str, list[Sequence]] = {}  # choices that are not finished
+        self._tokens: TokenTable | None = None
+        self._arriving = Arriving()
         self._arrivals = 0
         self._stats = Stats(blocks_total=info.num_blocks)
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self._arriving.has_work
+
+    def describe(self, tokens: TokenTable) -> None:
+        """What the vocabulary's tokens spell; needed before requests that constrain their tokens."""
+        self._tokens = tokens
+        self._arriving.describe(tokens)
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError or ContextLengthError if it cannot be served."""
         self._validate(request)
+        if request.grammar:
+            self._arriving.add(request)
+        else:
+            self._begin(request, None)
+
+    def _begin(self, request: Request, grammar: Grammar | None) -> None:
+        """``grammar``: compiled and fed with what was given."""
         self._arrivals += 1
         # Without prefix caching a request shares blocks with itself only (choices, preemption).
         salt = request.cache_salt if self._shares_prefixes else f"\0{self._arrivals}"
         choices = [
-            Sequence(request, index, self._arrivals, self.max_model_len, salt)
+            Sequence(
+                request,
+                index,
+                self._arrivals,
+                self.max_model_len,
+                salt,
+                self._constraint(request, grammar),
+            )
             for index in range(request.params.n)
         ]
         self._open[request.id] = choices
-        self._stats.prompt_tokens += len(request.prompt_token_ids)
+        self._stats.prompt_tokens += choices[0].num_given
         self._scheduler.add(list(choices))
 
     def step(self) -> list[Output]:
         """Computes the next tokens of everything that can go on; empty without work."""
         started = time.perf_counter()
+        outputs = self._arrive()
         parts = self._scheduler.schedule()
         if not parts:
-            if self.has_work:
+            if self._scheduler.has_work:
                 raise EngineError("nothing could be scheduled although requests are waiting")
-            return []
-        outputs: list[Output] = []
+            return outputs
         for computed, result in self._run(parts):
             if isinstance(result, StepResult):
                 self._absorb(computed, result, outputs)
@@ -81,7 +107,8 @@ class Engine:
         Unknown and finished requests are ignored: the client cannot know how far the engine is.
         """
         cancelled = [s for s in self._open.get(request_id, ()) if index in (None, s.index)]
-        return [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
+        early = self._arriving.cancel(request_id)
+        return early + [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
 
     def stats(self) -> Stats:
         """The counters, as they are now, in the engine's own struct: read it, do not keep it."""
@@ -116,12 +143,12 @@ class Engine:
 
     def _validate(self, request: Request) -> None:
         prompt, known = request.prompt_token_ids, request.output_token_ids
-        if request.id in self._open:
+        if request.id in self._open or request.id in self._arriving:
             raise RequestError(f"request id {request.id!r} is in use", "request_id")
         if not prompt:
             raise RequestError("the prompt is empty", "prompt")
-        if known and request.params.n > 1:
-            raise RequestError("only a single choice can be resumed", "n")
+        if self._tokens is None and request.is_constrained:
+            raise EngineError("the engine was not told what its tokens spell")
         for name, ids in (("prompt", prompt), ("output_token_ids", known)):
             if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
                 raise RequestError(f"a token id is not in 0..{self.info.vocab_size - 1}", name)
@@ -145,7 +172,7 @@ class Engine:
 
     def _try(self, parts: list[Part]) -> StepResult | Exception:
         try:
-            return self._runner.run(self._packer.pack(parts))
+            return self._runner.run(self._packer.pack(parts), self._packer.late_masks)
         except Exception as error:  # whatever it is, it is somebody's fault
             return error
 
@@ -155,9 +182,9 @@ class Engine:
         row = 0
         for part in parts:
             sequence = part.sequence
-            if any(token < 0 for token in tokens[row : row + part.num_rows]):
+            if (error := self._fault(part, tokens[row : row + part.num_rows])) is not None:
                 # What led to them must not reach the cache: the part does not count as computed.
-                outputs.append(self._fail(sequence, EngineError("the logits are not numbers")))
+                outputs.append(self._fail(sequence, error))
                 row += part.num_rows
                 continue
             if part.num_forced:
@@ -168,23 +195,51 @@ class Engine:
                 row += part.num_forced
             self._scheduler.computed(part)
             if part.samples:
-                outputs.append(self._extend(sequence, tokens[row], result, row))
-                row += 1
+                outputs.append(self._extend(part, tokens, result, row))
+                row += len(part.draft) + 1
 
-    def _extend(self, sequence: Sequence, token: int, result: StepResult, row: int) -> Output:
-        """The sequence has a new token, and may have ended with it."""
+    def _fault(self, part: Part, tokens: list[int]) -> EngineError | None:
+        """Why a part's tokens cannot be used. Behind a token that is not the drafted one, the rest
+        means nothing."""
+        constraint = part.sequence.constraint
+        if constraint is not None and constraint.grammar in self._runner.failed_grammars:
+            return EngineError(
+                f"the grammar went wrong: {self._runner.failed_grammars[constraint.grammar]}"
+            )
+        drafted = tokens[part.num_forced :]
+        right = sum(
+            1
+            for _ in takewhile(
+                lambda pair: pair[0] == pair[1], zip(drafted, part.draft, strict=False)
+            )
+        )
+        if any(token < 0 for token in tokens[: part.num_forced + right + part.samples]):
+            return EngineError("the logits are not numbers")
+        return None
+
+    def _extend(self, part: Part, tokens: list[int], result: StepResult, row: int) -> Output:
+        """The sequence has new tokens, and may have ended with the last of them."""
+        sequence = part.sequence
         if sequence.is_exhausted:  # no output was wanted, only the prompt's log-probabilities
             return self._end(sequence, FinishReason.LENGTH)
-        sequence.append(token)
-        self._stats.generation_tokens += 1
         output = self._output(sequence)
-        output.token_ids = [token]
+        output.token_ids = []
         if sequence.params.logprobs is not None:
-            output.logprobs = [token_logprobs(result, row, sequence.params.logprobs)]
-        output.finish_reason = sequence.next_end(token)
+            output.logprobs = []
+        for ahead, token in enumerate(tokens[row : row + len(part.draft) + 1]):
+            output.token_ids.append(token)
+            if output.logprobs is not None:
+                wanted = sequence.params.logprobs or 0
+                output.logprobs.append(token_logprobs(result, row + ahead, wanted))
+            output.finish_reason = sequence.accept(token)
+            is_drafted = ahead < len(part.draft) and part.draft[ahead] == token
+            if output.finish_reason is not None or not is_drafted:
+                break
+            sequence.num_computed += 1
+        self._stats.generation_tokens += len(output.token_ids)
         if output.finish_reason is not None:
             self._close(sequence)
-            if output.finish_reason is FinishReason.STOP:
+            if output.finish_reason is FinishReason.STOP and sequence.is_stop(token):
                 output.stop_token_id = token
         return output
 
@@ -199,6 +254,24 @@ class Engine:
         output = self._end(sequence, FinishReason.ERROR)
         output.error = f"{type(error).__name__}: {error}"
         return output
+
+    def _arrive(self) -> list[Output]:
+        """Begins the requests whose grammar is compiled; if there is nothing else to do, waits a
+        moment for one. Returns what became of those whose grammar is bad."""
+        if not self._arriving.has_work:
+            return []
+        outputs: list[Output] = []
+        for request, grammar in self._arriving.take(waits=not self._scheduler.has_work):
+            if isinstance(grammar, Grammar):
+                self._begin(request, grammar)
+            else:
+                outputs += ends(request, FinishReason.ERROR, f"{type(grammar).__name__}: {grammar}")
+        return outputs
+
+    def _constraint(self, request: Request, grammar: Grammar | None) -> Constraint | None:
+        if self._tokens is None or not request.is_constrained:
+            return None
+        return Constraint(self._tokens, request, None if grammar is None else grammar.copy())
 
     def _close(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
@@ -223,4 +296,4 @@ class Engine:
         self._stats.steps += 1
         self._stats.step_seconds += seconds
         self._stats.last_step_seconds = seconds
-        self._stats.last_step_tokens = sum(part.count for part in parts)
+        self._stats.last_step_tokens = sum(part.num_tokens for part in parts)

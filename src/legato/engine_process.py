@@ -19,6 +19,7 @@ import msgspec
 import zmq
 
 from legato.config import EngineConfig
+from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.errors import EngineError, LegatoError, RequestError
 from legato.messages import (
@@ -27,6 +28,7 @@ from legato.messages import (
     Check,
     Checked,
     Command,
+    Describe,
     Event,
     Failed,
     Loading,
@@ -104,6 +106,8 @@ def obey(wire: Wire, engine: Engine, command: Command) -> bool:
                 engine.add(request)
             except RequestError as error:
                 wire.send(Refused(request.id, type(error).__name__, str(error), error.field))
+        case Describe(spellings):
+            engine.describe(TokenTable(spellings))
         case Cancel(request_id, index):
             wire.send(Stepped(engine.cancel(request_id, index), engine.stats()))
         case Check(clear):

@@ -21,15 +21,26 @@ from types import FrameType
 from typing import Any, cast
 
 from legato import models
-from legato.answer import Answer, Choice, Piece, completion_prompt, make_request
+from legato.answer import (
+    NO_GUIDANCE,
+    Answer,
+    Choice,
+    Guidance,
+    Piece,
+    completion_prompt,
+    make_request,
+    token_table,
+)
 from legato.config import EngineConfig
 from legato.engine import Engine
 from legato.errors import RequestError
 from legato.progress import NoBar, TokenBar
-from legato.request import Request, SamplingParams, TokenLogprobs
+from legato.request import SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.precedence import ContinueFinalMessage
+from legato.text.recall import AnswerMemory
+from legato.text.resumption import resume
 from legato.text.template import load_chat_template
 from legato.text.tokenizer import load_tokenizer
 from legato.weights import hub
@@ -113,6 +124,8 @@ class LLM:
         self._engine = Engine(loaded.program, loaded.info, config)
         self._seeds = SeedSource(config.seed)
         self._numbers = itertools.count()
+        self._memory = AnswerMemory()
+        self._has_described = False
 
     def default_sampling_params(self, **fields: Any) -> SamplingParams:
         """What a request gets that says nothing else: the model's preferences."""
@@ -124,13 +137,14 @@ class LLM:
         params: Params = None,
         *,
         use_tqdm: bool = True,
+        guidance: Guidance = NO_GUIDANCE,
     ) -> list[RequestOutput]:
         """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens."""
         one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
         several = cast("list[PromptLike]", [prompts] if one else prompts)
         default = self.default_sampling_params(max_tokens=16)
         made = [completion_prompt(self.tokenizer, prompt) for prompt in several]
-        return self._run(self._answers(made, params or default, "prompt"), use_tqdm)
+        return self._run(self._answers(made, params or default, "prompt", guidance), use_tqdm)
 
     def chat(
         self,
@@ -138,6 +152,7 @@ class LLM:
         params: Params = None,
         *,
         use_tqdm: bool = True,
+        guidance: Guidance = NO_GUIDANCE,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer conversations; one that ends with the assistant's message is continued there.
@@ -148,7 +163,7 @@ class LLM:
         several = cast("list[list[Message]]", [messages] if one else messages)
         default = self.default_sampling_params()
         made = [self.chat_prompt(conversation, **options) for conversation in several]
-        return self._run(self._answers(made, params or default, "messages"), use_tqdm)
+        return self._run(self._answers(made, params or default, "messages", guidance), use_tqdm)
 
     def chat_prompt(
         self,
@@ -175,11 +190,14 @@ class LLM:
         )
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        guidance: Guidance = NO_GUIDANCE,
     ) -> Generator[Piece, None, None]:
         """The answer as it grows, one piece for each step. Closing the iterator cancels."""
         params = params or self.default_sampling_params()
-        for _, pieces in self._grow(self._answers([prompt], params, "prompt")):
+        for _, pieces in self._grow(self._answers([prompt], params, "prompt", guidance)):
             yield from pieces
 
     def _answers(
@@ -187,26 +205,39 @@ class LLM:
         prompts: list[Prompt],
         params: SamplingParams | Sequence[SamplingParams],
         field: str,
+        guidance: Guidance,
     ) -> list[Answer]:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts, but {len(each)} params", "params")
         return [
-            Answer(prompt, self._request(prompt, wanted, field), self.tokenizer)
+            self._answer(prompt, wanted, field, guidance)
             for prompt, wanted in zip(prompts, each, strict=True)
         ]
 
-    def _request(self, prompt: Prompt, params: SamplingParams, field: str) -> Request:
-        number = str(next(self._numbers))
-        return make_request(
+    def _answer(
+        self, prompt: Prompt, params: SamplingParams, field: str, guidance: Guidance
+    ) -> Answer:
+        scores = params.prompt_logprobs is not None
+        memory = None if scores else self._memory
+        healing = guidance.token_healing and not scores
+        resumption = resume(prompt, self.tokenizer, memory, "", healing=healing)
+        request = make_request(
             prompt,
+            resumption,
             params,
             self.info,
             self.tokenizer,
             self._seeds,
-            request_id=number,
+            request_id=str(next(self._numbers)),
             field=field,
+            guidance=guidance,
         )
+        if request.is_constrained and not self._has_described:
+            self._engine.describe(token_table(self.tokenizer, self.info))
+            self._has_described = True
+        remembered = [self._memory.begin("", prompt, resumption) for _ in range(params.n)]
+        return Answer(prompt, request, self.tokenizer, remembered)
 
     def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:
         bar = TokenBar(len(answers)) if shows_progress else NoBar()
@@ -243,7 +274,7 @@ class LLM:
         return RequestOutput(
             request_id=answer.request.id,
             prompt=answer.prompt.text,
-            prompt_token_ids=answer.request.prompt_token_ids,
+            prompt_token_ids=answer.prompt_token_ids,
             prompt_logprobs=None
             if entries is None
             else [None if entry is None else self._by_id(entry) for entry in entries],

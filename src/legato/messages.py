@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from legato.config import EngineConfig
+from legato.constraint.tokens import Spellings
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
 
@@ -39,6 +40,12 @@ class Start(msgspec.Struct, tag=True):
     config: EngineConfig
 
 
+class Describe(msgspec.Struct, tag=True):
+    """What the tokens spell, for requests that constrain theirs."""
+
+    spellings: Spellings
+
+
 class Add(msgspec.Struct, tag=True):
     """Begin a request."""
 
@@ -62,7 +69,7 @@ class Stop(msgspec.Struct, tag=True):
     """Exit."""
 
 
-Command = Start | Add | Cancel | Check | Stop
+Command = Start | Describe | Add | Cancel | Check | Stop
 
 
 # -- events -------------------------------------------------------------------------------------

@@ -9,14 +9,29 @@ two steps the processor's caches are full of weights, so what counts is how litt
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from legato.batch import BLOCK_SIZE, F32, I32, U32, U64, Batch, SamplingBatch
 from legato.cache.kv import KVCache
+from legato.constraint.constraint import Rules
+from legato.constraint.masks import MaskPlan
 from legato.scheduler import Part
 from legato.sequence import NO_IDS, NO_VALUES, Sequence
+
+
+FREE = Rules([], [], None)
+
+
+class LogitRows(NamedTuple):
+    """The rows that want logits, in ascending order."""
+
+    rows: I32  # of the batch
+    owners: list[int]  # the part each belongs to
+    drafted: list[int]  # how many tokens of the part's draft stand before the row's own
+    forced: I32  # the token that it must take; -1: sample
 
 
 class Packer:
@@ -33,19 +48,25 @@ class Packer:
         self._num_logprobs: I32 = np.zeros(lanes, np.int32)
         self._seeds: U64 = np.zeros(lanes, np.uint64)
         self._nothing: I32 = np.zeros(max_rows + 1, np.int32)  # indptr of empty rows
-        self._no_masks: U32 = np.zeros((0, -(-vocab_size // 32)), np.uint32)
+        self._mask_words = -(-vocab_size // 32)
+        self._no_masks: U32 = np.zeros((0, self._mask_words), np.uint32)
+        self._not_late: U32 = np.zeros(0, np.uint32)
         self._last: Batch | None = None
         self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
         self._claims = self._changes = -1  # the cache's counts at that time
         self._is_penalised = False  # any of them
+        self.late_masks: MaskPlan | None = None  # of the last batch, to be filled while it runs
 
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]
+        self.late_masks = None
         if self._last is not None and self._goes_on(self._last, sequences):
             return self._move_on(self._last, sequences)
         self._last = self._pack(parts, sequences)
-        decodes = all(part.count == 1 and part.samples for part in parts)
+        decodes = all(
+            part.count == 1 and part.samples and part.sequence.constraint is None for part in parts
+        )
         self._decoding = sequences if decodes and not len(self._last.block_copies) else []
         self._claims, self._changes = self._cache.num_claims, self._cache.num_changes
         return self._last
@@ -68,11 +89,11 @@ class Packer:
             batch.slots = self._slots(lanes, batch.positions)
             batch.block_tables = self._block_tables(lanes, sequences)
         sampling = batch.sampling
-        sampling.output_position += 1
+        sampling.draw_position += 1
         if self._is_penalised:
-            sampling.output_indptr, sampling.output_ids = self._outputs(sequences)
+            sampling.output_indptr, sampling.output_ids = self._outputs(sequences, [], None)
         if len(sampling.bias_ids):
-            bias = self._bias(sequences)
+            bias = self._bias(sequences, [0] * len(sequences))
             sampling.bias_indptr, sampling.bias_ids, sampling.bias_values = bias
         return batch
 
@@ -87,18 +108,18 @@ class Packer:
 
     def _pack(self, parts: list[Part], sequences: list[Sequence]) -> Batch:
         lanes = np.array([self._seat(sequence) for sequence in sequences], np.intp)
-        token_ids, rows, positions = self._tokens(parts)
+        token_ids, owners, positions = self._tokens(parts)
         copies = [s.hold.copy for s in sequences if s.hold.copy is not None]
-        logit_rows, owners, forced = self._logit_rows(parts)
+        rows = self._logit_rows(parts)
         return Batch(
             token_ids=token_ids,
             positions=positions,
-            sequences=rows,
-            slots=self._slots(lanes[rows], positions),
+            sequences=owners,
+            slots=self._slots(lanes[owners], positions),
             block_tables=self._block_tables(lanes, sequences),
             block_copies=np.array(copies, np.int32).reshape(-1, 2),
-            logit_rows=logit_rows,
-            sampling=self._sampling(sequences, lanes, owners, forced),
+            logit_rows=rows.rows,
+            sampling=self._sampling(parts, lanes, rows),
         )
 
     def _seat(self, sequence: Sequence) -> int:
@@ -124,59 +145,61 @@ class Packer:
         """Token ids, sequences and positions of all rows."""
         starts = np.array([part.sequence.num_computed for part in parts], np.int32)
         rows: I32 = np.arange(len(parts), dtype=np.int32)
-        if all(part.count == 1 and part.samples for part in parts):
+        if all(part.num_tokens == 1 and part.samples for part in parts):
             return (
                 np.array([part.sequence.last_token for part in parts], np.int32),
                 rows,
                 starts,
             )
-        counts = np.array([part.count for part in parts], np.int32)
-        ids = [p.sequence.ids[p.sequence.num_computed :][: p.count] for p in parts]
+        counts = np.array([part.num_tokens for part in parts], np.int32)
+        ids: list[I32 | list[int]] = []
+        for part in parts:
+            ids.append(part.sequence.ids[part.sequence.num_computed :][: part.count])
+            if part.draft:
+                ids.append(part.draft)
         within = np.arange(counts.sum(), dtype=np.int32)
         first_rows = np.cumsum(counts, dtype=np.int32) - counts
         positions = within + np.repeat(starts - first_rows, counts)
-        return np.concatenate(ids), np.repeat(rows, counts), positions
+        return np.concatenate(ids, dtype=np.int32), np.repeat(rows, counts), positions
 
-    def _logit_rows(self, parts: list[Part]) -> tuple[I32, list[int], I32]:
-        """Rows that want logits, the part each belongs to, and its forced token (-1: sample)."""
-        ends = list(accumulate(part.count for part in parts))
-        if not any(part.num_forced for part in parts):
+    def _logit_rows(self, parts: list[Part]) -> LogitRows:
+        ends = list(accumulate(part.num_tokens for part in parts))
+        if not any(part.num_forced or part.draft for part in parts):
             owners = [index for index, part in enumerate(parts) if part.samples]
             rows = np.array([ends[index] - 1 for index in owners], np.int32)
-            return rows, owners, np.full(len(owners), -1, np.int32)
-        wanted: list[int] = []
-        owners = []
+            return LogitRows(rows, owners, [0] * len(owners), np.full(len(owners), -1, np.int32))
+        found = LogitRows(NO_IDS, [], [], NO_IDS)
+        rows_of: list[int] = []
         forced: list[int] = []
         for index, (part, end) in enumerate(zip(parts, ends, strict=True)):
             if part.num_forced:
                 first = part.sequence.num_computed + part.first_forced
-                row = end - part.count + part.first_forced
-                wanted += range(row, row + part.num_forced)
+                row = end - part.num_tokens + part.first_forced
+                rows_of += range(row, row + part.num_forced)
                 forced += part.sequence.ids[first + 1 : first + 1 + part.num_forced].tolist()
+                found.drafted.extend([0] * part.num_forced)
             if part.samples:
-                wanted.append(end - 1)
-                forced.append(-1)
-            owners += [index] * part.num_rows
-        return np.array(wanted, np.int32), owners, np.array(forced, np.int32)
+                rows_of += range(end - len(part.draft) - 1, end)
+                forced += [-1] * (len(part.draft) + 1)
+                found.drafted.extend(range(len(part.draft) + 1))
+            found.owners.extend([index] * part.num_rows)
+        return found._replace(rows=np.array(rows_of, np.int32), forced=np.array(forced, np.int32))
 
     def _sampling(
-        self,
-        sequences: list[Sequence],
-        lanes: NDArray[np.intp],
-        owners: list[int],
-        forced: I32,
+        self, parts: list[Part], lanes: NDArray[np.intp], rows: LogitRows
     ) -> SamplingBatch:
-        chosen = [sequences[owner] for owner in owners]
-        lane = lanes[owners]
+        chosen = [parts[owner].sequence for owner in rows.owners]
+        lane = lanes[rows.owners]
         reals = self._reals.take(lane, axis=1)
         num_logprobs = self._num_logprobs[lane]
-        for row in np.flatnonzero(forced >= 0).tolist():
+        for row in np.flatnonzero(rows.forced >= 0).tolist():
             num_logprobs[row] = chosen[row].params.prompt_logprobs or 0
-        bias_indptr, bias_ids, bias_values = self._bias(chosen)
-        mask_index, masks = self._masks(chosen)
+        bias_indptr, bias_ids, bias_values = self._bias(chosen, rows.drafted)
+        mask_index, fallback_index, masks, masks_ready = self._masks(parts, rows)
         self._is_penalised = any(sequence.is_penalised for sequence in chosen)
         prompts = [s.penalised_prompt for s in chosen] if self._is_penalised else []
-        output_indptr, output_ids = self._outputs(chosen)
+        output_indptr, output_ids = self._outputs(chosen, parts, rows)
+        known = [s.num_tokens + ahead for s, ahead in zip(chosen, rows.drafted, strict=True)]
         return SamplingBatch(
             temperature=reals[0],
             top_k=self._top_k[lane],
@@ -186,8 +209,8 @@ class Packer:
             presence_penalty=reals[4],
             frequency_penalty=reals[5],
             seed=self._seeds[lane],
-            output_position=np.array([s.num_output for s in chosen], np.uint64),
-            forced=forced,
+            draw_position=np.array(known, np.uint64),
+            forced=rows.forced,
             num_logprobs=num_logprobs,
             prompt_indptr=self._indptr(prompts, len(chosen)),
             prompt_ids=np.concatenate(prompts) if prompts else NO_IDS,
@@ -197,7 +220,9 @@ class Packer:
             bias_ids=bias_ids,
             bias_values=bias_values,
             mask_index=mask_index,
+            fallback_index=fallback_index,
             masks=masks,
+            masks_ready=masks_ready,
         )
 
     def _indptr(self, rows: list[I32], num_rows: int) -> I32:
@@ -206,16 +231,27 @@ class Packer:
             return self._nothing[: num_rows + 1]
         return np.cumsum([0, *map(len, rows)], dtype=np.int32)
 
-    def _outputs(self, chosen: list[Sequence]) -> tuple[I32, I32]:
+    def _outputs(
+        self, chosen: list[Sequence], parts: list[Part], rows: LogitRows | None
+    ) -> tuple[I32, I32]:
+        """What counts as output for each row's penalties: tokens drafted before it too."""
         if not self._is_penalised:
             return self._nothing[: len(chosen) + 1], NO_IDS
         outputs = [s.output_ids if s.is_penalised else NO_IDS for s in chosen]
+        if rows is not None and any(rows.drafted):
+            for row, ahead in enumerate(rows.drafted):
+                if ahead and chosen[row].is_penalised:
+                    drafted = parts[rows.owners[row]].draft[:ahead]
+                    outputs[row] = np.concatenate([outputs[row], drafted], dtype=np.int32)
         return self._indptr(outputs, len(chosen)), np.concatenate(outputs)
 
-    def _bias(self, chosen: list[Sequence]) -> tuple[I32, I32, F32]:
+    def _bias(self, chosen: list[Sequence], drafted: list[int]) -> tuple[I32, I32, F32]:
         if not any(sequence.is_biased for sequence in chosen):
             return self._nothing[: len(chosen) + 1], NO_IDS, NO_VALUES
-        biases = [s.bias if s.is_biased else (NO_IDS, NO_VALUES) for s in chosen]
+        biases = [
+            s.bias_after(ahead) if s.is_biased else (NO_IDS, NO_VALUES)
+            for s, ahead in zip(chosen, drafted, strict=True)
+        ]
         ids = [bias[0] for bias in biases]
         return (
             self._indptr(ids, len(chosen)),
@@ -223,10 +259,24 @@ class Packer:
             np.concatenate([bias[1] for bias in biases]),
         )
 
-    def _masks(self, chosen: list[Sequence]) -> tuple[I32, U32]:
-        index: I32 = np.full(len(chosen), -1, np.int32)
-        masked = [row for row, sequence in enumerate(chosen) if sequence.is_masked]
-        if not masked:
-            return index, self._no_masks
-        index[masked] = np.arange(len(masked), dtype=np.int32)
-        return index, np.stack([chosen[row].mask(self.vocab_size) for row in masked])
+    def _masks(self, parts: list[Part], rows: LogitRows) -> tuple[I32, I32, U32, U32]:
+        """``mask_index``, ``fallback_index``, ``masks``, ``masks_ready``; forced tokens go into
+        ``rows.forced``."""
+        if not any(part.sequence.is_masked or part.sequence.constraint for part in parts):
+            free: I32 = np.full(len(rows.owners), -1, np.int32)
+            return free, free, self._no_masks, self._not_late
+        plan = MaskPlan(self._mask_words)
+        for part in parts:
+            sequence = part.sequence
+            for _ in range(part.num_forced):
+                plan.add_free()
+            if not part.samples:
+                continue
+            among = sequence.mask(self.vocab_size) if sequence.is_masked else None
+            rules = FREE if sequence.constraint is None else sequence.constraint.rules(part.draft)
+            first = len(plan.index)
+            rows.forced[first : first + len(rules.forced)] = rules.forced
+            plan.add_rules(rules, part.draft, among)
+        if plan.is_late:
+            self.late_masks = plan
+        return plan.build()

@@ -89,6 +89,11 @@ class Request(msgspec.Struct, kw_only=True):
     grammar_text: bytes = b""
     """The content that was given already, without ``pending``: the grammar is fed with it first."""
 
+    @property
+    def is_constrained(self) -> bool:
+        """The engine must know what tokens spell."""
+        return bool(self.pending or self.grammar) or self.thinking is not None
+
 
 class TokenLogprobs(msgspec.Struct):
     """Log-probabilities at one position, of the unmodified distribution (before bias and temperature).

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from legato.batch import Batch, StepResult
+from legato.constraint.grammar import Grammar
+from legato.constraint.masks import MaskPlan
 from legato.request import TokenLogprobs
 
 
@@ -20,9 +23,19 @@ class Runner:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._masking = ThreadPoolExecutor(1, "masks")
+        self.failed_grammars: dict[Grammar, str] = {}  # in the last run, with the reason
 
-    def run(self, batch: Batch) -> StepResult:
-        return StepResult(*self._program.run(batch))
+    def run(self, batch: Batch, late_masks: MaskPlan | None = None) -> StepResult:
+        """``late_masks`` are computed meanwhile; the program waits for them before it samples."""
+        self.failed_grammars = {}
+        if late_masks is None:
+            return StepResult(*self._program.run(batch))
+        filling = self._masking.submit(late_masks.fill)
+        try:
+            return StepResult(*self._program.run(batch))
+        finally:
+            self.failed_grammars = filling.result()
 
 
 def token_logprobs(result: StepResult, row: int, wanted: int) -> TokenLogprobs:

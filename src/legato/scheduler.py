@@ -22,10 +22,11 @@ from legato.sequence import Sequence
 
 @dataclass(slots=True)
 class Part:
-    """``count`` tokens of a sequence, from its first uncomputed one.
+    """``count`` known tokens of a sequence, from its first uncomputed one, then those of ``draft``.
 
-    ``num_forced`` rows, from the part's row ``first_forced``, want the log-probability of the prompt
-    token that follows them. ``samples``: the part's last row yields a token.
+    ``num_forced`` rows, from the part's row ``first_forced``, want the log-probability of the given
+    token that follows them. ``samples``: the last known token's row yields a token, and each of the
+    draft's rows another one, if the tokens before it turn out as drafted.
     """
 
     sequence: Sequence
@@ -33,6 +34,7 @@ class Part:
     first_forced: int = 0
     num_forced: int = 0
     samples: bool = False
+    draft: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, sequence: Sequence, count: int) -> Part:
@@ -40,14 +42,18 @@ class Part:
         if sequence.wants_prompt_logprobs:
             known = len(sequence.prompt_logprobs)
             part.first_forced = max(known - sequence.num_computed, 0)
-            last = min(count, sequence.num_prompt - 1 - sequence.num_computed)
+            last = min(count, sequence.num_given - 1 - sequence.num_computed)
             part.num_forced = max(last - part.first_forced, 0)
         return part
 
     @property
+    def num_tokens(self) -> int:
+        return self.count + len(self.draft)
+
+    @property
     def num_rows(self) -> int:
         """Rows that want logits."""
-        return self.num_forced + self.samples
+        return self.num_forced + self.samples + len(self.draft)
 
 
 @dataclass(slots=True)
@@ -69,6 +75,12 @@ class Plan:
             self.tokens_left -= part.count
             self.rows_left -= part.num_rows
 
+    def add_draft(self, sequence: Sequence, draft: list[int]) -> None:
+        """Behind a part that samples."""
+        self.parts[sequence].draft = draft
+        self.tokens_left -= len(draft)
+        self.rows_left -= len(draft)
+
     def add_decode(self, sequence: Sequence) -> None:
         """Its one pending token. There are rows for all decodes."""
         self.parts[sequence] = Part(sequence, 1, samples=True)
@@ -78,7 +90,7 @@ class Plan:
     def remove(self, sequence: Sequence) -> None:
         part = self.parts.pop(sequence, None)
         if part is not None:
-            self.tokens_left += part.count
+            self.tokens_left += part.num_tokens
             self.rows_left += part.num_rows
 
 
@@ -143,7 +155,18 @@ class Scheduler:
                     plan.add(sequence)
         if self.waiting:
             self._plan_new(plan)
+        for part in plan.parts.values():
+            if part.sequence.constraint is not None and part.samples:
+                self._plan_draft(part.sequence, plan)
         return list(plan.parts.values())
+
+    def _plan_draft(self, sequence: Sequence, plan: Plan) -> None:
+        """What is left of the budget, and no other's blocks, may go into drafts."""
+        draft = sequence.draft(min(plan.tokens_left, plan.rows_left))
+        room = sequence.num_tokens + len(draft)
+        if draft and self.cache.can_extend(sequence.hold, room, spare=len(self.running)):
+            self.cache.extend(sequence.hold, room)
+            plan.add_draft(sequence, draft)
 
     def _plan_decodes(self, plan: Plan) -> bool:
         """Returns whether there are running sequences that do not decode yet."""
@@ -194,7 +217,7 @@ class Scheduler:
             return False
         sequence.num_computed = found
         if sequence.num_cached is None:
-            sequence.num_cached = min(found, sequence.num_prompt)
+            sequence.num_cached = min(found, sequence.num_given)
         return True
 
     def _preempt(self, victim: Sequence, plan: Plan) -> None:
@@ -214,7 +237,7 @@ class Scheduler:
             self.cache.copied(hold)
         if sequence.num_computed >= hold.num_indexed + BLOCK_SIZE:
             self.cache.index_full(hold, sequence.ids, sequence.num_computed)
-        if self._followers and sequence in self._followers and sequence.is_prompt_computed:
+        if self._followers and sequence in self._followers and sequence.is_given_computed:
             self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
             for follower in self._followers.pop(sequence):
                 follower.num_cached = sequence.num_cached

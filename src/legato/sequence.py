@@ -11,6 +11,7 @@ import numpy as np
 
 from legato.batch import F32, I32, U32
 from legato.cache.kv import Hold
+from legato.constraint.constraint import Constraint
 from legato.request import FinishReason, Request, SamplingParams, TokenLogprobs
 
 NO_IDS: I32 = np.empty(0, np.int32)
@@ -24,7 +25,15 @@ class Sequence:
     ``max_len``: most tokens of prompt and output together.
     """
 
-    def __init__(self, request: Request, index: int, arrival: int, max_len: int, salt: str) -> None:
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        arrival: int,
+        max_len: int,
+        salt: str,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.request = request
         self.index = index
         self.key = (request.priority, arrival, index)  # served in this order
@@ -32,12 +41,14 @@ class Sequence:
 
         given = request.prompt_token_ids + request.output_token_ids
         self.num_prompt = len(request.prompt_token_ids)
+        self.num_given = len(given)  # prompt, and output that came with the request
         self.num_tokens = len(given)  # known: prompt and output
         self.num_computed = 0  # tokens whose keys and values are in the cache
-        self.num_cached: int | None = None  # prompt tokens found in the cache at first admission
+        self.num_cached: int | None = None  # given tokens found in the cache at first admission
         self._ids: I32 = np.array(given + [0], np.int32)
         self.last_token = given[-1]
-        self.prompt_logprobs: list[TokenLogprobs] = []  # of prompt tokens 1, 2, ...
+        self.prompt_logprobs: list[TokenLogprobs] = []  # of given tokens 1, 2, ...
+        self.constraint = constraint
         self.is_announced = False  # its first output is out
 
         params = request.params
@@ -55,6 +66,7 @@ class Sequence:
         self.is_masked = params.allowed_token_ids is not None
         self.wants_prompt_logprobs = params.prompt_logprobs is not None and index == 0
         most_output = max_len if params.max_tokens is None else params.max_tokens
+        self._max_len = max_len
         self.max_tokens = min(max_len, self.num_prompt + most_output)  # prompt included
 
     # -- tokens ---------------------------------------------------------------------------------
@@ -100,16 +112,40 @@ class Sequence:
         return self.num_tokens - 1
 
     @property
-    def is_prompt_computed(self) -> bool:
-        return self.num_computed >= self.num_prompt
+    def is_given_computed(self) -> bool:
+        return self.num_computed >= self.num_given
 
     @property
     def is_prompt_scored(self) -> bool:
         """All prompt log-probabilities are known."""
-        return len(self.prompt_logprobs) == self.num_prompt - 1
+        return len(self.prompt_logprobs) == self.num_given - 1
 
-    def next_end(self, token: int) -> FinishReason | None:
-        """Whether the sequence ends, ``token`` having just been appended."""
+    def draft(self, most: int) -> list[int]:
+        """Up to ``most`` tokens that are likely to follow the known ones."""
+        if self.constraint is None:
+            return []
+        return self.constraint.draft(min(most, self.max_tokens - self.num_tokens - 1))
+
+    def accept(self, token: int) -> FinishReason | None:
+        """Appends a token that was chosen; returns whether the sequence ends with it."""
+        self.append(token)
+        if self.constraint is not None:
+            if token in self.stop_ids and not self.constraint.heals_after(0):
+                return FinishReason.STOP
+            if self.constraint.accept(token):  # it spells what was given: it is not counted
+                self.max_tokens = min(self._max_len, self.max_tokens + 1)
+                return FinishReason.LENGTH if self.is_exhausted else None
+            if self.constraint.is_finished:
+                return FinishReason.STOP
+            if self.constraint.is_over:
+                self.constraint = None
+        return self._next_end(token)
+
+    def is_stop(self, token: int) -> bool:
+        """Whether the token only ends the sequence, and is no part of its text."""
+        return token in self.stop_ids or token in self.request.eos_token_ids
+
+    def _next_end(self, token: int) -> FinishReason | None:
         if token in self.stop_ids:
             return FinishReason.STOP
         if self.is_exhausted:
@@ -141,10 +177,13 @@ class Sequence:
         bias.update(dict.fromkeys(self.stop_ids, -np.inf))
         return np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
 
-    @property
-    def bias(self) -> tuple[I32, F32]:
-        """(token ids, what is added to their logits) for the next token."""
-        return self._early_bias if self.num_output < self.params.min_tokens else self._bias
+    def bias_after(self, drafted: int) -> tuple[I32, F32]:
+        """(token ids, what is added to their logits) for the token behind so many drafted ones."""
+        is_early = self.num_output + drafted < self.params.min_tokens
+        is_told = self.constraint is not None and (
+            self.constraint.is_finished or self.constraint.heals_after(drafted)
+        )
+        return self._early_bias if is_early and not is_told else self._bias
 
     def mask(self, vocab_size: int) -> U32:
         """Bits of the allowed tokens [ceil(vocab / 32)]; only if ``is_masked``."""

@@ -95,6 +95,10 @@ class KVCache:
         hold.copy = (match.tail.block, hold.blocks[hold.indexed])
         return found + match.tail_length
 
+    def can_extend(self, hold: Hold, num_tokens: int, spare: int) -> bool:
+        """Whether there is room for ``num_tokens`` with ``spare`` blocks left for others."""
+        return blocks_for(num_tokens) - len(hold.blocks) + spare <= self.pool.available
+
     def extend(self, hold: Hold, num_tokens: int) -> bool:
         """Makes room for ``num_tokens``; False, with nothing changed, if no block is available."""
         missing = blocks_for(num_tokens) - len(hold.blocks)

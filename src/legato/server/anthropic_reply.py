@@ -11,6 +11,12 @@ from legato.server.dialect import Dialect
 from legato.server.errors import describe
 from legato.server.service import Service
 from legato.server.sse import encode, named_event
+from legato.text.reasoning_split import Parted
+
+SIGNATURE = "unsigned"
+"""Of thoughts: the original's says that they are its own, here nobody asks. Clients want one."""
+
+NOTHING = Parted("", "")
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -32,10 +38,15 @@ ANTHROPIC = Dialect(_describe, lambda body: named_event("error", body))
 
 def message(answer: Answer, service: Service, *, echo: bool) -> dict[str, Any]:
     choice = answer.choices[0]
-    text = answer.prompt.prefill * echo + choice.text
+    given = answer.given if echo else NOTHING
+    said = {
+        "thinking": given.reasoning + choice.reasoning,
+        "text": given.content + choice.content,
+    }
+    blocks = [{**_block(kind), kind: text} for kind, text in said.items() if text]
     return {
         **_head(answer, service),
-        "content": [_block(text)],
+        "content": blocks or [_block("text")],
         **_ending(choice),
         "usage": _usage(answer),
     }
@@ -46,8 +57,11 @@ def _head(answer: Answer, service: Service) -> dict[str, Any]:
     return {**head, "model": service.model_name}
 
 
-def _block(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text, "citations": None}
+def _block(kind: str) -> dict[str, Any]:
+    """A content block with nothing in it."""
+    if kind == "thinking":
+        return {"type": "thinking", "thinking": "", "signature": SIGNATURE}
+    return {"type": "text", "text": "", "citations": None}
 
 
 def _ending(choice: Choice) -> dict[str, Any]:
@@ -60,7 +74,7 @@ def _ending(choice: Choice) -> dict[str, Any]:
 def _usage(answer: Answer) -> dict[str, int]:
     """As in the original, ``input_tokens`` are those that came from no cache."""
     return {
-        "input_tokens": len(answer.request.prompt_token_ids) - answer.cached_tokens,
+        "input_tokens": len(answer.prompt_token_ids) - answer.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": answer.cached_tokens,
         "output_tokens": answer.completion_tokens,
@@ -69,13 +83,17 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 async def stream(answer: Answer, service: Service, *, echo: bool) -> AsyncGenerator[bytes, None]:
     """The original's events in its order, with a delta for each step of the engine."""
+    blocks = Blocks()
     opened = False
     async with aclosing(service.pieces(answer)) as steps:
         async for pieces in steps:
-            event = b"".join(_delta(piece.text) for piece in pieces if piece.text)
+            event = b""
             if not opened:
                 opened = True
-                event = _opening(answer, service) + _delta(answer.prompt.prefill) * echo + event
+                event = _opening(answer, service)
+                if echo:
+                    event += blocks.add(*answer.given)
+            event += b"".join(blocks.add(piece.reasoning, piece.content) for piece in pieces)
             if event:
                 yield event
     delta = {
@@ -84,7 +102,7 @@ async def stream(answer: Answer, service: Service, *, echo: bool) -> AsyncGenera
         "usage": _usage(answer),
     }
     yield (
-        named_event("content_block_stop", {"type": "content_block_stop", "index": 0})
+        blocks.end()
         + named_event("message_delta", delta)
         + named_event("message_stop", {"type": "message_stop"})
     )
@@ -98,19 +116,51 @@ def _opening(answer: Answer, service: Service) -> bytes:
         "stop_sequence": None,
         "usage": {**_usage(answer), "output_tokens": 0},
     }
-    start = {"type": "content_block_start", "index": 0, "content_block": _block("")}
-    return (
-        named_event("message_start", {"type": "message_start", "message": begun})
-        + named_event("content_block_start", start)
-        + named_event("ping", {"type": "ping"})
-    )
+    return named_event("message_start", {"type": "message_start", "message": begun})
+
+
+class Blocks:
+    """The content blocks of a stream, one after the other: thoughts, then text."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._kind = ""  # of the block that is open
+
+    def add(self, reasoning: str, content: str) -> bytes:
+        return self._add("thinking", reasoning) + self._add("text", content)
+
+    def _add(self, kind: str, text: str) -> bytes:
+        if not text:
+            return b""
+        event = b"" if kind == self._kind else self._close() + self._open(kind)
+        return event + self._delta(kind, text)
+
+    def end(self) -> bytes:
+        """An answer without a word has an empty text."""
+        return (b"" if self._kind else self._open("text")) + self._close()
+
+    def _open(self, kind: str) -> bytes:
+        self._index, self._kind = self._index + 1, kind
+        block = _block(kind)
+        if kind == "thinking":
+            block["signature"] = ""  # it comes with the end
+        start = {"type": "content_block_start", "index": self._index, "content_block": block}
+        event = named_event("content_block_start", start)
+        return event if self._index else event + named_event("ping", {"type": "ping"})
+
+    def _delta(self, kind: str, text: str) -> bytes:
+        name = kind.encode()
+        return _DELTA % (self._index, name, name, encode(text))
+
+    def _close(self) -> bytes:
+        if not self._kind:
+            return b""
+        signed = self._delta("signature", SIGNATURE) if self._kind == "thinking" else b""
+        stop = {"type": "content_block_stop", "index": self._index}
+        return signed + named_event("content_block_stop", stop)
 
 
 _DELTA = (
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
-    b'"delta":{"type":"text_delta","text":%s}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"%s_delta","%s":%s}}\n\n'
 )
-
-
-def _delta(text: str) -> bytes:
-    return _DELTA % encode(text)

@@ -10,12 +10,14 @@ from enum import StrEnum
 
 from legato import errors
 from legato.config import EngineConfig
+from legato.constraint.tokens import Spellings
 from legato.errors import EngineDeadError, EngineError, LegatoError
 from legato.messages import (
     Add,
     Cancel,
     Check,
     Checked,
+    Describe,
     Event,
     Failed,
     Loading,
@@ -87,6 +89,7 @@ class EngineClient:
         self._info: ModelInfo | None = None
         self._child: Child | None = None
         self._loaded: asyncio.Future[Ready] | None = None
+        self._spellings: Spellings | None = None
         self._streams: dict[str, Stream] = {}
         self._checks: list[asyncio.Future[Checked]] = []
         self._restart: asyncio.Task[None] | None = None
@@ -125,6 +128,12 @@ class EngineClient:
         if self._child is not None:
             await self._child.stop()
         self.state = EngineState.DEAD
+
+    def describe(self, spellings: Spellings) -> None:
+        """Tells this engine, and each that follows it, what its tokens spell. Never waits."""
+        self._spellings = spellings
+        if self.ready and self._child is not None:
+            self._child.send(Describe(spellings))
 
     async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
         """The request's outputs, a list for each step that brought some, until all choices are
@@ -186,6 +195,8 @@ class EngineClient:
                 raise
             else:
                 self._info, self.stats = ready.info, ready.stats
+                if self._spellings is not None:
+                    self._child.send(Describe(self._spellings))
                 self.state = EngineState.READY
                 return
         raise EngineDeadError(f"{last}, {len(ATTEMPT_DELAYS)} times while loading") from last

@@ -67,12 +67,12 @@ class CompletionStream:
             return []
         extra = b""
         if request.return_token_ids:
-            extra = b',"token_ids":[],"prompt_token_ids":' + encode(answer.prompt.token_ids)
+            extra = b',"token_ids":[],"prompt_token_ids":' + encode(answer.prompt_token_ids)
         text = answer.prompt.text if request.echo else ""
         entries = answer.prompt_logprobs if request.echoes_logprobs else None
         return [
             self._line(
-                number * self._choices + choice, text, answer.prompt.token_ids, entries, extra
+                number * self._choices + choice, text, answer.prompt_token_ids, entries, extra
             )
             for choice in range(self._choices)
         ]
@@ -90,7 +90,7 @@ class CompletionStream:
         entries: list[TokenLogprobs | None] | None = None
         if self.request.logprobs is not None:
             entries = [*(piece.logprobs or [])]
-        return self._line(index, piece.text, piece.token_ids, entries, extra)
+        return self._line(index, piece.text, piece.token_ids, entries, extra, piece.overlap)
 
     def _line(
         self,
@@ -99,13 +99,14 @@ class CompletionStream:
         token_ids: list[int],
         entries: list[TokenLogprobs | None] | None,
         extra: bytes,
+        overlap: int = 0,
     ) -> bytes:
         logprobs = b"null"
         if entries is not None:
             top = self.request.logprobs or 0
-            offset = self._offsets[index]
+            offset = self._offsets[index] - overlap
             shown = completion_logprobs(token_ids, entries, top, self.service.text, offset)
-            self._offsets[index] += sum(map(len, shown["tokens"]))
+            self._offsets[index] = offset + sum(map(len, shown["tokens"]))
             logprobs = encode(shown)
         if b'"finish_reason"' not in extra:
             extra = b',"finish_reason":null' + extra

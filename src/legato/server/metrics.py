@@ -140,7 +140,7 @@ class Stopwatch:
     def end(self, answer: Answer) -> None:
         """The request is over, whatever ended it."""
         metrics = self._metrics
-        metrics.prompt_tokens.inc(len(answer.request.prompt_token_ids))
+        metrics.prompt_tokens.inc(len(answer.prompt_token_ids))
         metrics.generation_tokens.inc(answer.completion_tokens)
         for choice in answer.choices:
             metrics.success.labels(choice.finish_reason or "abort").inc()

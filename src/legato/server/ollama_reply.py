@@ -96,7 +96,7 @@ class Reply:
             "done_reason": self.answer.choices[0].finish_reason,
             "total_duration": ended - self._started,
             "load_duration": 0,
-            "prompt_eval_count": len(self.answer.request.prompt_token_ids),
+            "prompt_eval_count": len(self.answer.prompt_token_ids),
             "prompt_eval_duration": first - self._started,
             "eval_count": self.answer.completion_tokens,
             "eval_duration": ended - first,

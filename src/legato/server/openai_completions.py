@@ -152,11 +152,13 @@ def _choice(
         shown = token_ids
         if request.echo:
             entries = (answer.prompt_logprobs or []) + entries
-            shown = answer.request.prompt_token_ids + token_ids
-        reply["logprobs"] = completion_logprobs(shown, entries, request.logprobs, service.text)
+            shown = answer.prompt_token_ids + token_ids
+        reply["logprobs"] = completion_logprobs(
+            shown, entries, request.logprobs, service.text, -choice.overlap
+        )
     if request.prompt_logprobs is not None and answer.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(answer.prompt_logprobs, service.text)
     if request.return_token_ids:
-        reply["prompt_token_ids"] = answer.request.prompt_token_ids
+        reply["prompt_token_ids"] = answer.prompt_token_ids
         reply["token_ids"] = token_ids
     return reply

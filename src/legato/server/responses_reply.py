@@ -185,7 +185,7 @@ class Reply:
 
 
 def _usage(answer: Answer) -> dict[str, Any]:
-    read, written = len(answer.request.prompt_token_ids), answer.completion_tokens
+    read, written = len(answer.prompt_token_ids), answer.completion_tokens
     return {
         "input_tokens": read,
         "input_tokens_details": {"cached_tokens": answer.cached_tokens, "cache_write_tokens": 0},

@@ -8,13 +8,15 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
-from legato.answer import NO_GUIDANCE, Answer, Guidance, Piece, make_request
+from legato.answer import NO_GUIDANCE, Answer, Guidance, Piece, make_request, token_table
 from legato.config import ServerConfig
+from legato.constraint.tokens import Spellings, TokenTable
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import Output, Request, SamplingParams
@@ -24,6 +26,8 @@ from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.metrics import Metrics, Stopwatch
 from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
+from legato.text.recall import AnswerMemory
+from legato.text.resumption import resume
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
 
@@ -44,6 +48,7 @@ class Engine(Protocol):
     def stats(self) -> Stats: ...
     def generate(self, request: Request) -> AsyncGenerator[list[Output], None]: ...
     def cancel(self, request_id: str, index: int | None = None) -> None: ...
+    def describe(self, spellings: Spellings) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -58,6 +63,8 @@ class Service:
     template: ChatTemplate | None = None
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
+    memory: AnswerMemory = field(default_factory=AnswerMemory)
+    _has_described: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -97,18 +104,49 @@ class Service:
         guidance: Guidance = NO_GUIDANCE,
     ) -> Answer:
         """An answer that has not begun; RequestError when the request cannot be served."""
+        # Who wants the prompt's own log-probabilities wants its tokens as they are.
+        scores = params.prompt_logprobs is not None
+        salt = cache_salt or ""
+        resumption = resume(
+            prompt,
+            self.text,
+            None if scores else self.memory,
+            salt,
+            healing=guidance.token_healing and not scores,
+        )
         request = make_request(
             prompt,
+            resumption,
             params,
             self.engine.info,
             self.text,
             self.seeds,
             request_id=request_id,
             priority=priority,
-            cache_salt=cache_salt or "",
+            cache_salt=salt,
             field=field,
+            guidance=guidance,
         )
-        return Answer(prompt, request, self.text, guidance.parting)
+        if request.is_constrained:
+            self._describe_tokens()
+        choices = range(params.n)
+        return Answer(
+            prompt,
+            request,
+            self.text,
+            [self.memory.begin(salt, prompt, resumption) for _ in choices],
+            guidance.parting,
+        )
+
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """What the vocabulary's tokens spell; built at the first call, which takes a moment."""
+        return token_table(self.text, self.engine.info)
+
+    def _describe_tokens(self) -> None:
+        if not self._has_described:
+            self.engine.describe(self.token_table.spellings)
+            self._has_described = True
 
     async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
         """Lets the answer grow; yields what each engine step added. Closing it cancels."""

@@ -12,7 +12,7 @@ def usage(answers: list[Answer], *, generated: bool = True) -> dict[str, Any]:
 
     Not ``generated``: only the prompts were wanted.
     """
-    prompt = sum(len(answer.request.prompt_token_ids) for answer in answers)
+    prompt = sum(len(answer.prompt_token_ids) for answer in answers)
     completion = sum(answer.completion_tokens for answer in answers) if generated else 0
     return {
         "prompt_tokens": prompt,
@@ -20,3 +20,9 @@ def usage(answers: list[Answer], *, generated: bool = True) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(a.cached_tokens for a in answers)},
     }
+
+
+def chat_usage(answer: Answer) -> dict[str, Any]:
+    """Of a chat, where some of the tokens may be thoughts."""
+    details = {"reasoning_tokens": answer.reasoning_tokens}
+    return {**usage([answer]), "completion_tokens_details": details}

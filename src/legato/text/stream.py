@@ -43,8 +43,11 @@ class TextStream:
         skip_special_tokens: bool = True,
         shown_ids: frozenset[int] = frozenset(),
         min_tokens: int = 0,
+        pending: int = 0,
     ) -> None:
-        self._unstoppable = min_tokens
+        """``pending``: the first so many bytes spell the end of ``prefill`` again."""
+        self._unstoppable = max(min_tokens, 0)
+        self._pending = pending
         self._token_bytes = tokenizer.token_bytes
         hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
         self._hidden = hidden - shown_ids
@@ -56,6 +59,8 @@ class TextStream:
         if self._unstoppable > 0:
             return self._push_unstoppable(token_ids)
         data = b"".join([self._token_bytes(id) for id in token_ids if id not in self._hidden])
+        if self._pending:
+            self._pending, data = max(0, self._pending - len(data)), data[self._pending :]
         text = self._decoder.decode(data)
         return Delta(text) if self._stop is None else self._stop.push(text)
 

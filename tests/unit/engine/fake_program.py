@@ -16,11 +16,23 @@ import numpy as np
 
 from legato.batch import BLOCK_SIZE, Batch
 from legato.config import EngineConfig
+from legato.constraint.tokens import TokenTable
 from legato.errors import ConfigError, ModelError
 from legato.models.info import ModelInfo
 from legato.request import Request, SamplingParams
 
 VOCAB = 50
+SPECIAL = {0}
+LETTERS = "abcdefg"
+TOKENS = [
+    b"</s>",
+    *(letter.encode() for letter in LETTERS),
+    *((one + other).encode() for one in LETTERS[:6] for other in LETTERS),
+]
+"""Control token 0, single letters, and pairs of letters."""
+assert len(TOKENS) == VOCAB
+
+TABLE = TokenTable.of(TOKENS, SPECIAL, [0])
 
 
 def model_info(num_blocks: int = 64, max_model_len: int = 1000) -> ModelInfo:
@@ -96,13 +108,30 @@ class FakeProgram:
             tokens = self.visible(batch, row)
             token = int(s.forced[r])
             if token < 0:
-                token = next_token(tokens, how_of_row(batch, r), allowed_of_row(batch, r))
+                token = draw(batch, r, tokens)
             token_ids[r] = -1 if self.nan in tokens else token
             if s.num_logprobs[r] >= 0:
                 logprobs[r], ranks[r] = log_probability(tokens, token), 1 + len(tokens)
                 for i in range(s.num_logprobs[r]):
                     top_ids[r, i], top_logprobs[r, i] = i, log_probability(tokens, i)
         return token_ids, logprobs, ranks, top_ids, top_logprobs, np.empty(0, np.uint64)
+
+
+def draw(batch: Batch, r: int, tokens: list[int]) -> int:
+    """Under a soft mask twice, if the first token does not fit."""
+    s = batch.sampling
+    how = how_of_row(batch, r)
+    if s.fallback_index[r] < 0:
+        return next_token(tokens, how, allowed_of_row(batch, r, int(s.mask_index[r])))
+    token = next_token(tokens, how, allowed_of_row(batch, r, -1))
+    if token in allowed_of_row(batch, r, int(s.mask_index[r])):
+        return token
+    return again(tokens, how, allowed_of_row(batch, r, int(s.fallback_index[r])))
+
+
+def again(tokens: list[int], how: tuple[object, ...], allowed: list[int]) -> int:
+    """The second draw."""
+    return next_token(tokens, ("again", *how), allowed)
 
 
 def check_shapes(batch: Batch) -> None:
@@ -165,13 +194,13 @@ def how_of_row(batch: Batch, r: int) -> tuple[object, ...]:
     return penalties, sorted(set(prompt)), output, filters, temperature, drawn
 
 
-def allowed_of_row(batch: Batch, r: int) -> list[int]:
+def allowed_of_row(batch: Batch, r: int, mask: int) -> list[int]:
     s = batch.sampling
     span = slice(s.bias_indptr[r], s.bias_indptr[r + 1])
     bias = dict(zip(s.bias_ids[span].tolist(), s.bias_values[span].tolist(), strict=True))
     allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
-    if s.mask_index[r] >= 0:
-        words = s.masks[s.mask_index[r]].tolist()
+    if mask >= 0:
+        words = s.masks[mask].tolist()
         allowed = [t for t in allowed if words[t // 32] >> (t % 32) & 1]
     return allowed + sorted(t for t in allowed if bias.get(t, 0) > 0)
 
@@ -182,13 +211,17 @@ def expected(request: Request, index: int, max_model_len: int) -> tuple[list[int
     stops = set(params.stop_token_ids)
     stops |= set() if params.ignore_eos else set(request.eos_token_ids)
     output = list(request.output_token_ids)
+    pending, most = request.pending, params.max_tokens or 10**9
     while True:
         total = len(request.prompt_token_ids) + len(output)
-        if total >= max_model_len or (params.max_tokens or 10**9) <= len(output):
+        if total >= max_model_len or most <= len(output):
             return output, "length"
-        output.append(expected_token(request, params, index, output, stops))
-        if output[-1] in stops:
+        output.append(expected_token(request, params, index, output, stops, pending))
+        spelled = len(TOKENS[output[-1]])
+        is_given = spelled <= len(pending)
+        if output[-1] in stops and not is_given:
             return output, "stop"
+        most, pending = most + is_given, pending[spelled:]
 
 
 def expected_token(
@@ -197,10 +230,11 @@ def expected_token(
     index: int,
     output: list[int],
     stops: set[int],
+    pending: bytes,
 ) -> int:
     bias = params.logit_bias or {}
     allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
-    if len(output) < params.min_tokens:
+    if len(output) < params.min_tokens and not pending:
         allowed = [t for t in allowed if t not in stops]
     if params.allowed_token_ids is not None:
         allowed = [t for t in allowed if t in params.allowed_token_ids]
@@ -221,7 +255,29 @@ def expected_token(
         round(params.temperature, 3),
         ((params.seed or 0) + index, len(request.prompt_token_ids) + len(output)),
     )
-    return next_token(request.prompt_token_ids + output, how, allowed)
+    tokens = request.prompt_token_ids + output
+    token = next_token(tokens, how, allowed)
+    if not pending or token in fitting(pending, allowed):
+        return token
+    return again(tokens, how, canonical(pending, allowed))
+
+
+def fitting(pending: bytes, allowed: list[int]) -> list[int]:
+    """The beginnings of ``pending``, and what goes beyond it."""
+    return [
+        t
+        for t in allowed
+        if t not in SPECIAL and (pending.startswith(TOKENS[t]) or TOKENS[t].startswith(pending))
+    ]
+
+
+def canonical(pending: bytes, allowed: list[int]) -> list[int]:
+    """The longest beginning, and what goes beyond."""
+    longest = max(
+        (t for t in range(VOCAB) if t not in SPECIAL and pending.startswith(TOKENS[t])),
+        key=lambda t: len(TOKENS[t]),
+    )
+    return [t for t in fitting(pending, allowed) if t == longest or TOKENS[t].startswith(pending)]
 
 
 @dataclass

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
-from fake_program import VOCAB, FakeProgram, expected, log_probability, model_info
+from fake_program import (
+    TABLE,
+    TOKENS,
+    VOCAB,
+    FakeProgram,
+    expected,
+    log_probability,
+    model_info,
+)
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -57,6 +65,7 @@ class Schedules(RuleBasedStateMachine):
         self.config = config
         self.program = FakeProgram(num_blocks)
         self.engine = Engine(self.program, model_info(num_blocks, length), config)
+        self.engine.describe(TABLE)
         self.requests: dict[str, Request] = {}
         self.outputs: dict[tuple[str, int], list[Output]] = {}
         self.answers: list[list[int]] = [[1]]  # prompts with what came back
@@ -124,11 +133,52 @@ class Schedules(RuleBasedStateMachine):
             )
         )
 
+    @rule(
+        which=st.integers(0, 100),
+        cut=st.integers(0, 6),
+        text=st.text("abcdefg", min_size=1, max_size=5),
+        drafted=st.booleans(),
+        given=st.integers(0, 3),
+        params=sampling,
+    )
+    def heal(
+        self,
+        which: int,
+        cut: int,
+        text: str,
+        drafted: bool,
+        given: int,
+        params: dict[str, object],
+    ) -> None:
+        """The first new tokens spell ``text``, which an answer may have written, or not."""
+        answer = self.answers[which % len(self.answers)]
+        known = answer[: max(len(answer) - cut, 1)]
+        dropped = [id for id in answer[len(known) :] if id]
+        pending = b"".join(TOKENS[id] for id in dropped)[: len(text)] if drafted else text.encode()
+        params = {
+            k: v for k, v in params.items() if k not in ("allowed_token_ids", "prompt_logprobs")
+        }
+        split = max(len(known) - given, 1)
+        if params.get("max_tokens") is not None:
+            params["max_tokens"] += len(known) - split
+        self.submit(
+            Request(
+                id=str(len(self.requests)),
+                prompt_token_ids=known[:split],
+                output_token_ids=known[split:],
+                params=SamplingParams(**params),
+                pending=pending,
+                draft_token_ids=dropped if drafted else [],
+                eos_token_ids=[0],
+            )
+        )
+
     def submit(self, request: Request) -> None:
         try:
             self.engine.add(request)
         except ContextLengthError:
-            assert len(request.prompt_token_ids) >= self.engine.max_model_len
+            known = len(request.prompt_token_ids) + len(request.output_token_ids)
+            assert known >= self.engine.max_model_len
             return
         self.requests[request.id] = request
         for index in range(request.params.n):

@@ -1,0 +1,76 @@
+"""Token healing: the first new tokens spell text that was cut inside a token.
+
+What is left of the text is ``pending``. A token fits if it is the beginning of ``pending`` or goes
+beyond it. The model chooses first: a token that fits is taken, so that an answer of its own is
+retraced token by token. Where its choice does not fit, the text is none that the model would have
+written, and is spelled as the tokenizer spells it (the draft), unless a token goes beyond the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from legato.batch import U32
+from legato.constraint.tokens import TokenTable
+
+
+class Fit(NamedTuple):
+    """Two masks: of the tokens that fit, and of those to choose from if the model's does not."""
+
+    allowed: U32
+    fallback: U32
+
+
+class Healing:
+    """``draft``: how the text is probably spelled."""
+
+    def __init__(self, table: TokenTable, pending: bytes, draft: Sequence[int]) -> None:
+        self._table = table
+        self.pending = pending
+        self.draft = list(draft) if self._spells(draft) else self._longest_first(pending)
+
+    def _spells(self, draft: Sequence[int]) -> bool:
+        return bool(draft) and self._table.text(draft).startswith(self.pending)
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        ids: list[int] = []
+        while text and (id := self._table.longest(text)) is not None:
+            ids.append(id)
+            text = text[len(self._table.token(id)) :]
+        return ids
+
+    def fits(self) -> list[Fit]:
+        """For the next token, and for those after each token of the draft that leaves some text."""
+        return [self._fit(left, id) for left, id in self._steps()]
+
+    @property
+    def num_steps(self) -> int:
+        """Tokens that the pending text takes as it is drafted."""
+        return len(self._steps())
+
+    def _steps(self) -> list[tuple[bytes, int | None]]:
+        """What is left of the text before each drafted token; one without a draft if there is none."""
+        found: list[tuple[bytes, int | None]] = []
+        left = self.pending
+        for id in self.draft:
+            if not left:
+                break
+            found.append((left, id))
+            left = left[len(self._table.token(id)) :]
+        return found or [(left, None)]
+
+    def _fit(self, left: bytes, draft: int | None) -> Fit:
+        table = self._table
+        beyond = table.extending(left)
+        within = [id for end in range(1, len(left)) for id in table.equal(left[:end])]
+        fallback = [draft] if draft is not None else within if not len(beyond) else []
+        return Fit(table.mask(within, beyond), table.mask(fallback, beyond))
+
+    def accept(self, token: int) -> None:
+        """``token`` was chosen."""
+        self.pending = self.pending[len(self._table.token(token)) :]
+        if self.draft and self.draft[0] == token:
+            self.draft = self.draft[1:]
+        else:
+            self.draft = self._longest_first(self.pending)

@@ -1,0 +1,86 @@
+"""Thoughts: tells when a reasoning block opens and closes, and closes it when its budget is used up.
+
+start ──opening mark──> inside ──closing mark──> after ──> content
+  └──────────anything else───────────────────────────────────^
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from legato.request import Thinking
+
+
+class Place(Enum):
+    START = auto()  # nothing was said, or a beginning of the opening mark
+    INSIDE = auto()
+    AFTER = auto()  # behind the closing mark, where newlines belong to nobody
+    CONTENT = auto()
+
+
+class Thoughts:
+    """Follows one answer through its reasoning block."""
+
+    def __init__(self, thinking: Thinking) -> None:
+        self._thinking = thinking
+        self._text = b""  # what may still be the beginning of a mark
+        self._used = thinking.used
+        self._broke = False  # a newline followed the closing mark
+        self.place = Place.INSIDE if thinking.is_open else Place.START
+
+    @property
+    def opening_left(self) -> bytes:
+        """What would complete the opening mark; only at START."""
+        return self._thinking.opening[len(self._text.lstrip(b"\n")) :]
+
+    @property
+    def is_opening(self) -> bool:
+        """A part of the opening mark has come."""
+        return self.place is Place.START and bool(self._text.lstrip(b"\n"))
+
+    @property
+    def forced(self) -> list[int]:
+        """The tokens that must come now, because the budget is used up."""
+        budget = self._thinking.budget
+        spent = self.place is Place.INSIDE and budget is not None and self._used >= budget
+        return self._thinking.closing_ids if spent else []
+
+    @property
+    def may_break(self) -> bool:
+        """A token of newlines may stand before the content."""
+        return self.place is Place.AFTER and not self._broke
+
+    def accept(self, spelled: bytes, *, is_new: bool = True) -> bytes:
+        """A token was chosen; returns that part of it which belongs to the content.
+
+        Not ``is_new``: it spells what was given, and counted, with the request.
+        """
+        self._used += is_new and self.place is Place.INSIDE
+        self._text += spelled
+        if self.place is Place.START:
+            self._begin()
+        if self.place is Place.INSIDE:
+            self._look_for_end()
+        if self.place is Place.AFTER:
+            self._broke = self._broke or self._text.startswith(b"\n")
+            self._text = self._text.lstrip(b"\n")
+            self.place = Place.CONTENT if self._text else Place.AFTER
+        if self.place is not Place.CONTENT:
+            return b""
+        content, self._text = self._text, b""
+        return content
+
+    def _begin(self) -> None:
+        opening, start = self._thinking.opening, self._text.lstrip(b"\n")
+        if start.startswith(opening):
+            self.place, self._text = Place.INSIDE, start.removeprefix(opening)
+        elif not opening.startswith(start):
+            self.place = Place.CONTENT
+
+    def _look_for_end(self) -> None:
+        closing = self._thinking.closing
+        _, mark, behind = self._text.partition(closing)
+        if mark:
+            self.place, self._text = Place.AFTER, behind
+        else:
+            self._text = self._text[-len(closing) + 1 :] if len(closing) > 1 else b""

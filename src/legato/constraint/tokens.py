@@ -1,0 +1,116 @@
+"""TokenTable: the bytes of every token, in the order of their spelling.
+
+The engine knows no tokenizer; what constrains its tokens needs to know what they spell, and this is
+all it is told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import msgspec
+import numpy as np
+
+from legato.batch import I32, U32
+
+WORD_BITS = 32
+
+
+class Spellings(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``TokenTable`` as it crosses the border between processes."""
+
+    data: bytes  # the bytes of all tokens, one after the other
+    ends: bytes  # int32 [vocabulary]: where each token's bytes end in ``data``
+    special_ids: list[int]
+    eos_ids: list[int]
+
+
+class TokenTable:
+    """``special_ids`` are control tokens: they spell nothing. ``eos_ids`` end an answer."""
+
+    def __init__(self, spellings: Spellings) -> None:
+        self.spellings = spellings
+        self.special_ids = frozenset(spellings.special_ids)
+        self.eos_ids = list(spellings.eos_ids)
+        self._data = spellings.data
+        self._ends: list[int] = np.frombuffer(spellings.ends, np.int32).tolist()
+
+    @classmethod
+    def of(
+        cls, tokens: Sequence[bytes], special_ids: Iterable[int], eos_ids: Iterable[int]
+    ) -> TokenTable:
+        ends: I32 = np.cumsum([len(token) for token in tokens], dtype=np.int32)
+        return cls(
+            Spellings(
+                data=b"".join(tokens),
+                ends=ends.tobytes(),
+                special_ids=sorted(special_ids),
+                eos_ids=list(eos_ids),
+            )
+        )
+
+    @property
+    def size(self) -> int:
+        """Tokens in the vocabulary."""
+        return len(self._ends)
+
+    @property
+    def mask_words(self) -> int:
+        """Words of 32 bits that a mask of the vocabulary has."""
+        return -(-self.size // WORD_BITS)
+
+    def token(self, id: int) -> bytes:
+        return self._data[self._ends[id - 1] if id else 0 : self._ends[id]]
+
+    def text(self, ids: Iterable[int]) -> bytes:
+        return b"".join(map(self.token, ids))
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """Ids of the tokens that spell something, sorted by their bytes."""
+        spelled = (id for id in range(self.size) if id not in self.special_ids and self.token(id))
+        return sorted(spelled, key=self.token)
+
+    @cached_property
+    def _ordered(self) -> I32:
+        return np.array(self._order, np.int32)
+
+    def extending(self, start: bytes) -> I32:
+        """Ids of the tokens whose bytes begin with ``start``, which is not empty."""
+        low = bisect_left(self._order, start, key=self.token)
+        return self._ordered[low : bisect_left(self._order, _after(start), low, key=self.token)]
+
+    def equal(self, text: bytes) -> list[int]:
+        """Ids of the tokens that spell exactly ``text``."""
+        found: list[int] = []
+        for id in self._order[bisect_left(self._order, text, key=self.token) :]:
+            if self.token(id) != text:
+                break
+            found.append(id)
+        return found
+
+    def longest(self, text: bytes) -> int | None:
+        """The longest token that ``text`` begins with; None if no token fits."""
+        for length in range(min(len(text), self._longest), 0, -1):
+            if found := self.equal(text[:length]):
+                return found[0]
+        return None
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(self.token(id)) for id in self._order), default=0)
+
+    def mask(self, *groups: I32 | list[int]) -> U32:
+        """Bits of these tokens [mask_words]."""
+        bits = np.zeros(self.mask_words * WORD_BITS, np.uint8)
+        for ids in groups:
+            bits[ids] = 1
+        return np.packbits(bits, bitorder="little").view(np.dtype("<u4"))
+
+
+def _after(start: bytes) -> bytes:
+    """The first string, in the order of bytes, that is behind all that begin with ``start``."""
+    stem = start.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b"\xff" * (len(start) + 256)
