@@ -1,0 +1,298 @@
+"""Grammars: which tokens may come next in a text that follows rules (``llguidance``).
+
+A grammar is compiled for one vocabulary and then fed: first the text that was given already, byte by
+byte, since its tokens need not be those that the grammar's own text would have; then each token that
+was chosen. In between it says which tokens may follow.
+
+Compiled lexers are kept and shared: their states are found while they run, so that the second answer
+under a grammar has its masks ready. ``llguidance`` locks what is shared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+
+from legato.batch import U32
+from legato.constraint.tokens import TokenTable
+from legato.errors import EngineError, RequestError
+
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # 20 ms of compiling regular expressions
+    max_grammar_size=200_000,  # symbols; a schema of about 2 MB
+    max_items_in_row=2_000,  # alternatives open at the same place
+    step_lexer_fuel=200_000,  # 15 ms for a mask
+    step_max_items=10_000,  # 30 ms for a mask where all is ambiguous
+    max_lexer_states=50_000,  # 1 to 2 kB each
+    # Running large expressions against the whole vocabulary first takes longer than any other limit.
+    precompute_large_lexemes=False,
+    verbose_errors=False,
+)
+"""What one grammar may cost. Beyond it the grammar is refused, or its sequence ends with an error."""
+
+KEPT = 16
+"""Compiled grammars that are kept, the one used last first."""
+
+FED_AT_ONCE = 256
+"""Bytes given to the grammar in one call, which does not let other threads run."""
+
+SHOWN = 24
+"""Characters shown before and after the place where a text breaks the grammar."""
+
+MARK = "⟦here⟧"
+MOST_EXPECTED = 12
+MOST_COMPLAINT = 1000
+"""Characters of what ``llguidance`` says about a grammar."""
+
+NO_FORCING = '%llguidance {"no_forcing": true}\n'
+"""First line of every grammar. Otherwise a mask allows but one spelling of a text that must come,
+which only a tokenizer knows; here the model chooses among all of them."""
+
+
+class _Vocabulary:
+    """A ``TokenTable`` as ``LLTokenizer`` wants to see it (``llguidance.TokenizerWrapper``)."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, table: TokenTable) -> None:
+        self.eos_token_id = table.eos_ids[0]
+        self.tokens = [table.token(id) for id in range(table.size)]
+        self.special_token_ids = sorted(table.special_ids)
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Never asked: with ``NO_FORCING`` nothing is tokenised."""
+        raise NotImplementedError
+
+
+class GrammarVocabulary:
+    """What all grammars of one vocabulary share."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self.table = table
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def ll_tokenizer(self) -> LLTokenizer:
+        """Takes 0.1 s for 50,000 tokens, 0.7 s for 260,000."""
+        return LLTokenizer(
+            _Vocabulary(self.table),  # type: ignore[arg-type]
+            n_vocab=self.table.size,
+            eos_token=self.table.eos_ids,
+            slices=LLTokenizer.general_slices(),  # 3 times as fast as none where text is free
+        )
+
+    @cached_property
+    def end_mask(self) -> U32:
+        """The tokens that end a text."""
+        return self.table.mask(self.table.eos_ids)
+
+    @cached_property
+    def byte_ids(self) -> list[int | None]:
+        """The token that spells each single byte."""
+        found = [self.table.equal(bytes([byte])) for byte in range(256)]
+        return [ids[0] if ids else None for ids in found]
+
+    def matcher(self, source: str) -> LLMatcher:
+        """A fresh matcher; in an error state if the grammar cannot be used."""
+        with self._lock:
+            kept = self._compiled.get(source)
+            if kept is not None:
+                self._compiled.move_to_end(source)
+                return kept.deep_copy()
+        matcher = LLMatcher(self.ll_tokenizer, NO_FORCING + source, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some limits are met only here
+        if matcher.is_error():
+            return matcher
+        with self._lock:
+            self._compiled[source] = matcher
+            while len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        return matcher.deep_copy()
+
+    def forget(self, source: str) -> None:
+        """A lexer that has met a limit will not recover."""
+        with self._lock:
+            self._compiled.pop(source, None)
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(table: TokenTable) -> GrammarVocabulary:
+    return GrammarVocabulary(table)
+
+
+def ll_tokenizer(table: TokenTable) -> LLTokenizer:
+    """The vocabulary as ``llguidance`` has it, kept for each table.
+
+    A control token is never matched by text that is written like its name.
+    """
+    return _vocabulary(table).ll_tokenizer
+
+
+class Grammar:
+    """What may follow in one text. ``copy()`` before it is used for a second one."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, source: str, matcher: LLMatcher) -> None:
+        self._vocabulary = vocabulary
+        self._source = source
+        self._matcher = matcher
+
+    @classmethod
+    def compile(cls, source: str, table: TokenTable, field: str | None = None) -> Grammar:
+        """``source``: in the language of ``legato.text.grammar``.
+
+        Raises RequestError naming ``field``. Other threads run meanwhile.
+        """
+        vocabulary = _vocabulary(table)
+        matcher = vocabulary.matcher(source)
+        if matcher.is_error():
+            raise RequestError(complaint(matcher), field)
+        return cls(vocabulary, source, matcher)
+
+    def copy(self) -> Grammar:
+        """A state of its own, beginning with this one's."""
+        return Grammar(self._vocabulary, self._source, self._matcher.deep_copy())
+
+    def feed(self, text: bytes, field: str | None = None) -> None:
+        """The text goes on with ``text``. Raises RequestError which shows where it must not."""
+        ids, ends = self._spelled(text)
+        taken = 0
+        while taken < len(ids):
+            some = ids[taken : taken + FED_AT_ONCE]
+            count = self._matcher.try_consume_tokens(some)
+            taken += count
+            if count < len(some):
+                break
+        if self.failure is not None:
+            raise RequestError(f"the grammar is too complex: {self.failure}", field)
+        offset = ends[taken - 1] if taken else 0
+        if offset < len(text):
+            raise RequestError(self._break(text, offset), field)
+
+    def _spelled(self, text: bytes) -> tuple[list[int], list[int]]:
+        """Tokens that spell ``text``, and where each ends in it; both stop where no token fits.
+
+        They are single bytes, so that a break is found to the byte, if the vocabulary has these.
+        """
+        ids = [id for byte in text if (id := self._vocabulary.byte_ids[byte]) is not None]
+        if len(ids) == len(text):
+            return ids, [*range(1, len(text) + 1)]
+        table, ids, ends, at = self._vocabulary.table, [], [], 0
+        while at < len(text) and (id := table.longest(text[at:])) is not None:
+            at += len(table.token(id))
+            ids.append(id)
+            ends.append(at)
+        return ids, ends
+
+    def _break(self, text: bytes, offset: int) -> str:
+        """Shows the character of ``text`` that byte ``offset`` is a part of."""
+        while offset and text[offset] & 0xC0 == 0x80:  # inside a character
+            offset -= 1
+        before = text[:offset].decode("utf-8", "replace")
+        after = text[offset:].decode("utf-8", "replace")
+        cut = "..." if len(before) > SHOWN else ""
+        shown = f"{cut}{before[-SHOWN:]}{MARK}{after[:SHOWN]}{'...' if len(after) > SHOWN else ''}"
+        return (
+            f"the given text breaks the grammar at character {len(before)}, marked {MARK}: {shown}"
+            f"{self._expected()}"
+        )
+
+    def _expected(self) -> str:
+        """What the text may go on with, if there are few possibilities."""
+        if self.is_finished:
+            return " (it must end there)"
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+        allowed = [
+            repr(chr(byte))
+            for byte in range(0x80)
+            if (id := self._vocabulary.byte_ids[byte]) is not None and bits[id // 32] >> id % 32 & 1
+        ]
+        return f" (possible: {' '.join(allowed)})" if 0 < len(allowed) <= MOST_EXPECTED else ""
+
+    def accept(self, token_id: int) -> None:
+        """``token_id`` was chosen. Raises EngineError if it must not follow, or a limit is met."""
+        if not self._matcher.consume_token(token_id):
+            raise EngineError(f"the grammar cannot go on: {self.failure}")
+
+    def would_accept(self, token_ids: Sequence[int]) -> int:
+        """How many of the tokens may follow, one after the other."""
+        return self._matcher.validate_tokens([*token_ids])
+
+    def draft(self, most: int) -> list[int]:
+        """Up to ``most`` tokens that spell text which must come, probably as the model would."""
+        forced = self._matcher.compute_ff_bytes()[: most * 16]
+        if not forced or most <= 0:
+            return []
+        text = forced.decode("utf-8", "ignore")
+        return self._vocabulary.ll_tokenizer.greedy_tokenize(text)[:most]
+
+    @property
+    def is_accepting(self) -> bool:
+        """The text may end here."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """The text must end here."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the grammar can tell nothing any more: a limit was met, or a wrong token accepted."""
+        if not self._matcher.is_error():
+            return None
+        self._vocabulary.forget(self._source)
+        return complaint(self._matcher)
+
+
+def complaint(matcher: LLMatcher) -> str:
+    """The error that a matcher is in."""
+    lines = matcher.get_error().replace(NO_FORCING, "").partition("\n<")[0].strip()
+    if lines.startswith("NoExtension"):
+        return "no text fits the grammar"
+    if lines.startswith("panic"):
+        return "the grammar is too large"
+    return lines[:MOST_COMPLAINT]
+
+
+# One thread: the native step uses all cores meanwhile, and a batch of 16 takes about a millisecond.
+_executor = LLExecutor(1)
+
+
+def fill_masks(
+    jobs: Sequence[tuple[Grammar, int, Sequence[int]]], masks: U32
+) -> list[tuple[int, str]]:
+    """Which tokens may follow, for many grammars at once; other threads run meanwhile.
+
+    ``masks``: uint32 [M, ceil(vocabulary / 32)]. A job's row ``row`` is for its grammar as it stands,
+    the rows behind it for what comes after each token of its draft; no grammar is changed by this.
+    A row behind a token that must not come allows the end only. Returns the jobs that failed, with
+    the reason; their rows allow the end only, too.
+    """
+    plain, drafting = [], []
+    for grammar, row, draft in jobs:
+        if row < 0 or row + len(draft) >= len(masks):
+            raise ValueError(f"a job has rows {row} to {row + len(draft)}, there are {len(masks)}")
+        if draft:
+            masks[row : row + len(draft) + 1] = grammar._vocabulary.end_mask
+            drafting.append((grammar._matcher, row, [*draft]))
+        else:
+            plain.append((grammar._matcher, row))
+    where = masks.ctypes.data, masks.strides[0], len(masks)
+    if plain:
+        _executor.unsafe_compute_mask_ptr(plain, *where)
+    if drafting:
+        _executor.unsafe_compute_mask_ptr_with_draft_token(drafting, *where)
+    failed = []
+    for index, (grammar, row, draft) in enumerate(jobs):
+        if (failure := grammar.failure) is not None:
+            masks[row : row + len(draft) + 1] = grammar._vocabulary.end_mask
+            failed.append((index, failure))
+    return failed
