@@ -13,13 +13,13 @@ from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
 from legato.bench.own_server import own_server
 from legato.bench.seam_client import KINDS, Client
-from legato.bench.seam_cuts import Answer, Cut, Miss, common
+from legato.bench.seam_cuts import Answer, Cut, Miss, Tokens, common
 from legato.bench.seam_questions import BEGINNINGS, QUESTIONS
 from legato.bench.seam_report import Resumed, publish
 from legato.errors import RequestError
 
 ENDPOINTS = ("chat", "completions")
-NEAR = 5  # tokens that a miss is shown with
+NEAR = 3  # tokens that a miss is shown with, on either side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +66,7 @@ class Seam:
     cuts: list[Cut] = field(default_factory=list)
     resumed: Resumed = field(default_factory=Resumed)
     _salts: count[int] = field(default_factory=count)
+    _texts: dict[int, str] = field(default_factory=dict)  # of tokens
 
     async def answer(self, number: int, question: str, output_len: int) -> Answer:
         """Uninterrupted, with nothing else running. Raises RequestError if there is none."""
@@ -98,26 +99,22 @@ class Seam:
         self.cuts += await asyncio.gather(*(one(place) for place in answer.places(every)))
 
     async def misses(self) -> list[Miss]:
-        texts: dict[int, str] = {}
+        return [await self._miss(cut) for cut in self.cuts if not cut.exact]
 
-        async def shown(ids: list[int], first: int) -> list[tuple[int, str]]:
-            near = ids[max(0, first - 1) : first + NEAR]
-            for token in near:
-                if token not in texts:
-                    texts[token] = await self.client.token_text(token)
-            return [(token, texts[token]) for token in near]
+    async def _miss(self, cut: Cut) -> Miss:
+        miss, own, new = Miss.of(cut), cut.answer.reply.token_ids, cut.reply.token_ids
+        before = cut.answer.tokens_before(cut.place)
+        until = common(own[before:], new) + NEAR
+        miss.answer_tokens = await self._shown(own[max(0, before - NEAR) : before + until])
+        miss.given_tokens = await self._shown(cut.given_ids[-NEAR:])
+        miss.reply_tokens = await self._shown(new[:until])
+        return miss
 
-        misses = []
-        for cut in self.cuts:
-            if not cut.exact:
-                miss = Miss.of(cut)
-                own, resumed = cut.answer.reply.token_ids, cut.resumed_ids()
-                if own and resumed:
-                    first = common(own, resumed)
-                    miss.answer_tokens = await shown(own, first)
-                    miss.reply_tokens = await shown(resumed, first)
-                misses.append(miss)
-        return misses
+    async def _shown(self, ids: list[int]) -> Tokens:
+        for token in ids:
+            if token not in self._texts:
+                self._texts[token] = await self.client.token_text(token)
+        return [(token, self._texts[token]) for token in ids]
 
 
 async def _run(arguments: argparse.Namespace, endpoint: Endpoint) -> bool:

@@ -18,7 +18,8 @@ REPLACEMENT = "\ufffd"
 @dataclass
 class Reply:
     """A streamed answer. ``pieces``: the text of each event, with ``arrivals`` in seconds after
-    the request and ``counts`` of tokens (1 at least, ids are empty, where the server does not tell them)."""
+    the request and ``counts`` of tokens. A server may not tell ids: then they are empty, and a
+    count of 1 means one at least."""
 
     pieces: list[str] = field(default_factory=list)
     arrivals: list[float] = field(default_factory=list)

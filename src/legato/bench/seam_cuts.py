@@ -94,10 +94,10 @@ class Cut:
         """Characters after the cut where the reply stops being the rest."""
         return common(self.rest, "".join(self.reply.pieces))
 
-    def resumed_ids(self) -> list[int]:
-        """All ids after the question's own, given and new; empty if the server does not tell."""
-        before = len(self.answer.reply.prompt_token_ids)
-        return self.reply.prompt_token_ids[before:] + self.reply.token_ids
+    @property
+    def given_ids(self) -> list[int]:
+        """How the server spells the words before the cut (a server that heals: its first guess)."""
+        return self.reply.prompt_token_ids[len(self.answer.reply.prompt_token_ids) :]
 
     def cause(self) -> str:
         """Why it is not exact, as far as it can be told from outside."""
@@ -110,13 +110,13 @@ class Cut:
             return "spelled in more tokens than were asked for"
         if not answer.reply.token_ids:
             return f"cut {answer.kinds(self.place)[0]}"
-        same = common(answer.reply.token_ids, self.resumed_ids())
         before = answer.tokens_before(self.place)
-        if same < before and not answer.is_canonical:
-            return "the answer's own tokens are not the canonical ones"
-        if same < before:
+        if common(answer.reply.token_ids, self.given_ids) < before:
+            if not answer.is_canonical:
+                return "the answer's own tokens are not the canonical ones"
             return "the words before the cut in other tokens than the answer's"
-        if same == before and INSIDE in answer.kinds(self.place):
+        same = common(answer.reply.token_ids[before:], reply.token_ids)
+        if same == 0 and INSIDE in answer.kinds(self.place):
             return "the token that was cut is another one"
         return "another choice after the same tokens"
 
@@ -127,9 +127,12 @@ def common(left: Sequence[Any], right: Sequence[Any]) -> int:
     return next((i for i in range(shorter) if left[i] != right[i]), shorter)
 
 
+Tokens = list[tuple[int, str]]
+
+
 @dataclass
 class Miss:
-    """One for the report. Tokens: those from the first differing one on, of either."""
+    """One for the report, with the tokens around the cut, if they are told."""
 
     question: int
     place: int
@@ -139,8 +142,9 @@ class Miss:
     before: str
     rest: str
     reply: str
-    answer_tokens: list[tuple[int, str]] = field(default_factory=list)
-    reply_tokens: list[tuple[int, str]] = field(default_factory=list)
+    answer_tokens: Tokens = field(default_factory=list)
+    given_tokens: Tokens = field(default_factory=list)  # the end of the words before the cut
+    reply_tokens: Tokens = field(default_factory=list)
     error: str = ""
 
     @classmethod

@@ -15,7 +15,7 @@ from rich.table import Table
 from legato.bench.report import machine, number, write_json
 from legato.bench.rounds import Spread
 from legato.bench.seam_client import Reply
-from legato.bench.seam_cuts import INSIDE, SPACE, WHOLE, Cut, Miss
+from legato.bench.seam_cuts import INSIDE, SPACE, WHOLE, Cut, Miss, Tokens
 
 BLOCK = 16  # tokens of a cache block: more than these are not computed again
 ALLOWED_STEPS, ALLOWED_SECONDS = 3, 0.005
@@ -144,11 +144,12 @@ def _line(miss: Miss) -> str:
         f"differs from character {miss.differs_after}; {miss.cause}"
     )
     if miss.answer_tokens:
-        line += f"; tokens {_tokens(miss.answer_tokens)}, got {_tokens(miss.reply_tokens)}"
+        given, new = _tokens(miss.given_tokens), _tokens(miss.reply_tokens)
+        line += f"; tokens {_tokens(miss.answer_tokens)}, got {given} | {new}"
     return escape(line)
 
 
-def _tokens(tokens: Sequence[tuple[int, str]]) -> str:
+def _tokens(tokens: Tokens) -> str:
     return " ".join(f"{token}{text!r}" for token, text in tokens)
 
 
