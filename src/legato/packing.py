@@ -21,7 +21,6 @@ from legato.constraint.masks import MaskPlan
 from legato.scheduler import Part
 from legato.sequence import NO_IDS, NO_VALUES, Sequence
 
-
 FREE = Rules([], [], None)
 
 

@@ -111,22 +111,23 @@ class Constraint:
     def accept(self, token: int) -> bool:
         """``token`` was chosen. Returns whether it lies wholly in text that was given."""
         is_given = False
+        is_new = self._healing is None
         if self._healing is not None:
             spelled = len(self._table.token(token))
             is_given = spelled <= len(self._healing.pending)
             self._healing.accept(token)
             if not self._healing.pending:
                 self._healing = None
-        self._follow(token, is_given)
+        self._follow(token, is_new)
         return is_given
 
-    def _follow(self, token: int, is_given: bool) -> None:
+    def _follow(self, token: int, is_new: bool) -> None:
         if self._thoughts is None or not self._is_thinking:
             if self.grammar is not None:
                 self.grammar.accept(token)
             return
         spelled = self._table.token(token)
-        content = self._thoughts.accept(spelled, is_new=not is_given)
+        content = self._thoughts.accept(spelled, is_new=is_new)
         if self.grammar is None or not content:
             return
         if content == spelled:

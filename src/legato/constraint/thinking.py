@@ -26,7 +26,9 @@ class Thoughts:
         self._text = b""  # what may still be the beginning of a mark
         self._used = thinking.used
         self._broke = False  # a newline followed the closing mark
+        self._closing: list[int] = []  # what is left of the tokens that close the block
         self.place = Place.INSIDE if thinking.is_open else Place.START
+        self._close_if_spent()
 
     @property
     def opening_left(self) -> bytes:
@@ -41,9 +43,12 @@ class Thoughts:
     @property
     def forced(self) -> list[int]:
         """The tokens that must come now, because the budget is used up."""
+        return self._closing
+
+    def _close_if_spent(self) -> None:
         budget = self._thinking.budget
-        spent = self.place is Place.INSIDE and budget is not None and self._used >= budget
-        return self._thinking.closing_ids if spent else []
+        if self.place is Place.INSIDE and budget is not None and self._used >= budget:
+            self._closing = list(self._thinking.closing_ids)
 
     @property
     def may_break(self) -> bool:
@@ -56,6 +61,9 @@ class Thoughts:
         Not ``is_new``: it spells what was given, and counted, with the request.
         """
         self._used += is_new and self.place is Place.INSIDE
+        is_closing = is_new and bool(self._closing)
+        if is_closing:
+            self._closing = self._closing[1:]
         self._text += spelled
         if self.place is Place.START:
             self._begin()
@@ -65,6 +73,8 @@ class Thoughts:
             self._broke = self._broke or self._text.startswith(b"\n")
             self._text = self._text.lstrip(b"\n")
             self.place = Place.CONTENT if self._text else Place.AFTER
+        if not is_closing:
+            self._close_if_spent()
         if self.place is not Place.CONTENT:
             return b""
         content, self._text = self._text, b""
