@@ -124,7 +124,8 @@ async def _run(arguments: argparse.Namespace, endpoint: Endpoint) -> bool:
     await seam.client.ask(texts[-1], "", 4)  # warm up
     for number, question in enumerate(texts[: arguments.questions]):
         answer = await seam.answer(number, question, arguments.output_len)
-        await seam.time(answer)
+        if not arguments.cold:
+            await seam.time(answer)
         await seam.cut(answer, arguments.every)
         _progress(f"{number + 1} of {arguments.questions} answers cut, {len(seam.cuts)} cuts")
     _progress("")
