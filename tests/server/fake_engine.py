@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from legato.constraint.tokens import Spellings
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Request
@@ -14,13 +15,16 @@ Script = Callable[[Request], list[list[Output]]]
 
 
 def says(token_ids: list[int]) -> Script:
-    """Every choice gets these tokens, one a step, and ends with ``length``."""
+    """Every choice gets these tokens, one a step, and ends with ``length``.
+
+    Text that the request wants spelled first comes before them.
+    """
 
     def script(request: Request) -> list[list[Output]]:
         choices = range(request.params.n)
         steps = [
             [Output(request_id=request.id, index=i, token_ids=[token]) for i in choices]
-            for token in token_ids
+            for token in [*request.draft_token_ids, *token_ids]
         ]
         for output in steps[-1]:
             output.finish_reason = FinishReason.LENGTH
@@ -59,6 +63,9 @@ class FakeEngine:
         finally:
             if not played:
                 self.cancel(request.id)
+
+    def describe(self, spellings: Spellings) -> None:
+        self.spellings = spellings
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         self.cancelled.append((request_id, index))

@@ -13,18 +13,17 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from legato.answer import Answer
-from legato.errors import RequestError
 from legato.server.admission import read_object, require_key
 from legato.server.anthropic_reply import ANTHROPIC, message, stream
+from legato.server.anthropic_turns import ThinkingFields, prompt_of
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
-from legato.server.turns import Extras, Turn, TurnFormat, render
+from legato.server.turns import Extras
 from legato.text.continuation import Prompt
-from legato.text.messages import text_of
 
 router = APIRouter(
     prefix="/v1/messages",
@@ -39,7 +38,6 @@ NO_EFFECT = frozenset({"metadata", "service_tier", "cache_control"})
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ({"type": "auto"}, {"type": "none"}),
-    "thinking": ({"type": "disabled"},),
     "output_config": ({},),
     "output_format": (),
     "container": (),
@@ -50,26 +48,30 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "inference_geo": (),
 }
 
-TURNS = TurnFormat(roles={"user": "user", "assistant": "assistant"})
 
-
-class CountTokensRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class CountTokensRequest(ThinkingFields, msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What ``MessagesRequest`` has of a conversation, nothing of its answer."""
 
     model: str | None = None
     messages: list[dict[str, Any]]
     system: str | list[dict[str, Any]] | None = None
+    thinking: dict[str, Any] | None = None
+    parse_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class MessagesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
+class MessagesRequest(ThinkingFields, Extras, kw_only=True, forbid_unknown_fields=True):
     """Anthropic's fields, and those of /v1/chat/completions that say how to sample."""
 
-    model: str | None = None
     messages: list[dict[str, Any]]
     system: str | list[dict[str, Any]] | None = None
+    thinking: dict[str, Any] | None = None
     max_tokens: int
     stop_sequences: list[str] | None = None
+
+    @property
+    def budgets(self) -> dict[str, int | None]:
+        return {"thinking.budget_tokens": self.budget_tokens, **super().budgets}
 
 
 @router.post("", openapi_extra=body_of(MessagesRequest))
@@ -99,7 +101,7 @@ async def count_tokens(http: Request, service: ServiceOf) -> Response:
 
 
 def _begin(request: MessagesRequest, prompt: Prompt, service: Service) -> Answer:
-    with naming({"stop": "stop_sequences"}):
+    with naming({"stop": "stop_sequences", "max_thinking_tokens": "thinking.budget_tokens"}):
         return service.answer(
             prompt,
             request.params(service.engine.info.default_sampling, stop=request.stop_sequences),
@@ -109,36 +111,3 @@ def _begin(request: MessagesRequest, prompt: Prompt, service: Service) -> Answer
             field="messages",
             guidance=guidance_of(request, prompt, service),
         )
-
-
-def prompt_of(request: MessagesRequest | CountTokensRequest, service: Service) -> Prompt:
-    if not request.messages:
-        raise RequestError("messages: at least one message is required", "messages")
-    turns = [TURNS.read(turn, f"messages[{i}]") for i, turn in enumerate(request.messages)]
-    turns = _combined(turns)
-    continued = turns[-1]["role"] == "assistant"
-    begun = turns[-1]["content"]
-    if continued and service.config.anthropic_strict and begun != begun.rstrip():
-        raise RequestError(
-            "messages: final assistant content cannot end with trailing whitespace", "messages"
-        )
-    system = text_of(request.system, "system")
-    if system:
-        turns.insert(0, {"role": "system", "content": system})
-    return render(turns, service, request.chat_template_kwargs, continued=continued)
-
-
-def _combined(turns: list[Turn]) -> list[Turn]:
-    """Neighbours of one role as one turn, which is what the original makes of them.
-
-    An answer in two messages is one answer: nothing comes between. Two of the user's are two
-    paragraphs.
-    """
-    combined: list[Turn] = []
-    for turn in turns:
-        if not combined or combined[-1]["role"] != turn["role"]:
-            combined.append({**turn})
-            continue
-        between = "" if turn["role"] == "assistant" else "\n\n"
-        combined[-1]["content"] += between + turn["content"]
-    return combined

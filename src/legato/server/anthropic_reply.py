@@ -71,13 +71,14 @@ def _ending(choice: Choice) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": None}
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def _usage(answer: Answer) -> dict[str, Any]:
     """As in the original, ``input_tokens`` are those that came from no cache."""
     return {
         "input_tokens": len(answer.prompt_token_ids) - answer.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": answer.cached_tokens,
         "output_tokens": answer.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": answer.reasoning_tokens},
     }
 
 

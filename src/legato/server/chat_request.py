@@ -16,6 +16,7 @@ from legato.server.protocol import GenerationFields
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import ChatTemplate
+from legato.text.thinking import template_kwargs
 from legato.text.vocabulary import Tokenizer
 
 
@@ -31,6 +32,7 @@ class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
     parse_special_tokens: bool = False
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
     documents: list[dict[str, Any]] | None = None
 
     @property
@@ -40,6 +42,10 @@ class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
         if self.max_completion_tokens is not None:
             renamed["max_tokens"] = "max_completion_tokens"
         return renamed
+
+    @property
+    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        return self.reasoning_effort, "reasoning_effort"
 
 
 class RenderRequest(ChatRequest, kw_only=True, forbid_unknown_fields=True):
@@ -81,7 +87,9 @@ def chat_prompt(
         add_generation_prompt=request.add_generation_prompt,
         tools=request.tools if isinstance(request, RenderRequest) else None,
         documents=request.documents,
-        template_kwargs=request.chat_template_kwargs,
+        template_kwargs=template_kwargs(
+            template, request.chat_template_kwargs, *request.wanted_thoughts
+        ),
         parse_special_tokens=request.parse_special_tokens,
         assistant_prefill=assistant_prefill,
     )

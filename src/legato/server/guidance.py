@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from legato.answer import Guidance
+from legato.errors import RequestError
 from legato.text.parting import parting_of
+from legato.text.thinking import thinking_of, wish
 
 if TYPE_CHECKING:
     from legato.server.service import Service
@@ -18,11 +20,46 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The same in every protocol."""
 
     token_healing: bool = True
+    max_thinking_tokens: int | None = None
+    thinking_token_budget: int | None = None  # what vLLM calls it
+
+    @property
+    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        """Whether the model shall think, or how hard, as ``thinking.wish`` has it; and who says so."""
+        return None, ""
+
+    @property
+    def budgets(self) -> dict[str, int | None]:
+        """The same under all its names."""
+        return {
+            "max_thinking_tokens": self.max_thinking_tokens,
+            "thinking_token_budget": self.thinking_token_budget,
+        }
+
+    @property
+    def thinking_budget(self) -> int | None:
+        """None: no limit, which is also said by -1. Raises RequestError naming the field."""
+        given = {name: value for name, value in self.budgets.items() if value is not None}
+        for name, value in given.items():
+            if value < -1:
+                raise RequestError(f"{name} must be at least 0, or -1 for no limit", name)
+        if len(set(given.values())) > 1:
+            names = [*given]
+            raise RequestError(f"{' and '.join(names)} mean the same, but differ", names[0])
+        budget = next(iter(given.values()), None)
+        return None if budget == -1 else budget
 
 
 def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service) -> Guidance:
     """Raises RequestError naming the field."""
+    parser, budget = service.config.reasoning_parser, fields.thinking_budget
+    if prompt.template is not None and wish(prompt.template, *fields.wanted_thoughts).forbids:
+        budget = 0
+    thinking = None
+    if budget is not None:
+        thinking = thinking_of(prompt, parser, budget, service.text)
     return Guidance(
         token_healing=fields.token_healing,
-        parting=parting_of(prompt, service.config.reasoning_parser, service.text),
+        thinking=thinking,
+        parting=parting_of(prompt, parser, service.text),
     )

@@ -26,6 +26,7 @@ from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.turns import TurnFormat, render
 from legato.text.continuation import Prompt
+from legato.text.reasoning_split import Parted
 
 router = APIRouter(
     prefix="/api",
@@ -40,7 +41,6 @@ NO_EFFECT = frozenset({"keep_alive"})
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "format": ("",),
-    "think": (False,),
     "images": ([],),
     "suffix": ("",),
     "template": ("",),
@@ -71,8 +71,12 @@ OPTIONS_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 TURNS = TurnFormat(
     roles={"system": "system", "user": "user", "assistant": "assistant"},
-    unsupported=frozenset({"images", "tool_calls", "tool_name", "tool_call_id", "thinking"}),
+    unsupported=frozenset({"images", "tool_calls", "tool_name", "tool_call_id"}),
+    thoughts="thinking",
 )
+
+
+EFFORTS = ("low", "medium", "high")
 
 
 class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -98,17 +102,27 @@ NAMES = {name: f"options.{name}" for name in OllamaOptions.__struct_fields__} | 
 
 
 class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
-    """What both endpoints have; the last four are those of /v1/chat/completions."""
+    """What both endpoints have; the last five are those of /v1/chat/completions."""
 
     model: str | None = None
     stream: bool = True
     options: dict[str, Any] | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    think: bool | str | None = None
     echo: bool = False
     priority: int = 0
     cache_salt: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    parse_special_tokens: bool = False
+
+    @property
+    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        if isinstance(self.think, str) and self.think not in EFFORTS:
+            raise RequestError(
+                f"think must be true, false, {', '.join(EFFORTS)}, got {self.think!r}", "think"
+            )
+        return self.think, "think"
 
 
 Fields = TypeVar("Fields", bound=OllamaFields)
@@ -161,34 +175,38 @@ def check_model(name: str | None, service: Service) -> None:
 
 def _chat_prompt(request: OllamaChatRequest, service: Service) -> Prompt:
     turns = [TURNS.read(turn, f"messages[{i}]") for i, turn in enumerate(request.messages)]
-    continued = turns[-1]["role"] == "assistant"
-    return render(turns, service, request.chat_template_kwargs, continued=continued)
+    return render(turns, service, request)
 
 
 def _generate_prompt(request: OllamaGenerateRequest, service: Service) -> Prompt:
     if request.raw:
         if request.system:
             raise RequestError("system has no place in a raw prompt", "system")
+        if request.think:
+            raise RequestError("think has no place in a raw prompt", "think")
         return completion_prompt(service.text, request.prompt)
     turns = [{"role": "user", "content": request.prompt}]
     if request.system:
         turns.insert(0, {"role": "system", "content": request.system})
     with naming({"messages": "prompt"}):
-        return render(turns, service, request.chat_template_kwargs, continued=False)
+        return render(turns, service, request)
 
 
 async def _reply(
     http: Request, request: OllamaFields, prompt: Prompt, service: Service, say: Say
 ) -> Response:
-    reply = Reply(_begin(request, prompt, service), service, say, _echoed(request, prompt))
+    answer = _begin(request, prompt, service)
+    reply = Reply(answer, service, say, _echoed(request, answer))
     if request.stream:
         return EventStream(reply.records(), OLLAMA)
     return json_response(await unless_disconnected(http, reply.whole()))
 
 
-def _echoed(request: OllamaFields, prompt: Prompt) -> str:
+def _echoed(request: OllamaFields, answer: Answer) -> Parted:
+    if not request.echo:
+        return Parted("", "")
     raw = isinstance(request, OllamaGenerateRequest) and request.raw
-    return (prompt.text if raw else prompt.prefill) * request.echo
+    return Parted("", answer.prompt.text) if raw else answer.given
 
 
 def _begin(request: OllamaFields, prompt: Prompt, service: Service) -> Answer:

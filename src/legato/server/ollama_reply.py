@@ -15,8 +15,10 @@ from legato.server.errors import describe
 from legato.server.logprobs import chat_logprobs
 from legato.server.service import Service
 from legato.server.sse import encode
+from legato.text.reasoning_split import Parted
 
-Say = Callable[[str], dict[str, Any]]
+Say = Callable[[Parted], dict[str, Any]]
+NOTHING = Parted("", "")
 
 
 def _describe(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -27,12 +29,16 @@ def _describe(error: Exception) -> tuple[int, dict[str, Any]]:
 OLLAMA = Dialect(_describe, lambda body: encode(body) + b"\n", "application/x-ndjson")
 
 
-def in_chat(text: str) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}}
+def in_chat(said: Parted) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": said.content, **_thinking(said)}}
 
 
-def in_generate(text: str) -> dict[str, Any]:
-    return {"response": text}
+def in_generate(said: Parted) -> dict[str, Any]:
+    return {"response": said.content, **_thinking(said)}
+
+
+def _thinking(said: Parted) -> dict[str, str]:
+    return {"thinking": said.reasoning} if said.reasoning else {}
 
 
 def now() -> str:
@@ -42,13 +48,13 @@ def now() -> str:
 def loaded(service: Service, say: Say) -> dict[str, Any]:
     """The answer to a request without a prompt, by which clients load a model."""
     ending = {"done": True, "done_reason": "load"}
-    return {"model": service.model_name, "created_at": now(), **say(""), **ending}
+    return {"model": service.model_name, "created_at": now(), **say(NOTHING), **ending}
 
 
 class Reply:
     """One answer. Durations count from when the request was read, in nanoseconds."""
 
-    def __init__(self, answer: Answer, service: Service, say: Say, echoed: str) -> None:
+    def __init__(self, answer: Answer, service: Service, say: Say, echoed: Parted) -> None:
         self.answer = answer
         self.service = service
         self.say = say
@@ -61,19 +67,25 @@ class Reply:
             async for _ in steps:
                 pass
         choice = self.answer.choices[0]
-        return self._last(self.echoed + choice.text, choice.logprobs)
+        said = Parted(
+            self.echoed.reasoning + choice.reasoning, self.echoed.content + choice.content
+        )
+        return self._last(said, choice.logprobs)
 
     async def records(self) -> AsyncGenerator[bytes, None]:
         """A line for each step of the engine that brought text, and one that says how it ended."""
         echoed = self.echoed
         async with aclosing(self._steps()) as steps:
             async for pieces in steps:
-                text = echoed + "".join(piece.text for piece in pieces)
-                echoed = ""
+                said = Parted(
+                    echoed.reasoning + "".join(piece.reasoning for piece in pieces),
+                    echoed.content + "".join(piece.content for piece in pieces),
+                )
+                echoed = NOTHING
                 entries = [entry for piece in pieces for entry in piece.logprobs or ()]
-                if text or entries:
-                    yield encode(self._record(text, entries, done=False)) + b"\n"
-        yield encode(self._last("", [])) + b"\n"
+                if any(said) or entries:
+                    yield encode(self._record(said, entries, done=False)) + b"\n"
+        yield encode(self._last(NOTHING, [])) + b"\n"
 
     async def _steps(self) -> AsyncGenerator[list[Piece], None]:
         async with aclosing(self.service.pieces(self.answer)) as steps:
@@ -81,18 +93,18 @@ class Reply:
                 self._first = self._first or time.perf_counter_ns()
                 yield pieces
 
-    def _record(self, text: str, entries: list[TokenLogprobs], *, done: bool) -> dict[str, Any]:
-        record = {"model": self.service.model_name, "created_at": now(), **self.say(text)}
+    def _record(self, said: Parted, entries: list[TokenLogprobs], *, done: bool) -> dict[str, Any]:
+        record = {"model": self.service.model_name, "created_at": now(), **self.say(said)}
         top = self.answer.request.params.logprobs
         if top is not None and entries:
             record["logprobs"] = chat_logprobs(entries, top, self.service.text)["content"]
         return {**record, "done": done}
 
-    def _last(self, text: str, entries: list[TokenLogprobs]) -> dict[str, Any]:
+    def _last(self, said: Parted, entries: list[TokenLogprobs]) -> dict[str, Any]:
         ended = time.perf_counter_ns()
         first = self._first or ended
         return {
-            **self._record(text, entries, done=True),
+            **self._record(said, entries, done=True),
             "done_reason": self.answer.choices[0].finish_reason,
             "total_duration": ended - self._started,
             "load_duration": 0,

@@ -24,7 +24,7 @@ from legato.server.protocol import naming, parse
 from legato.server.render_command import rendered
 from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
-from legato.server.usage import usage
+from legato.server.usage import chat_usage
 from legato.text.continuation import Prompt
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
@@ -84,10 +84,10 @@ def _whole(request: ChatRequest, answer: Answer, service: Service) -> dict[str, 
         "created": int(time.time()),
         "model": service.model_name,
         "choices": [_choice(request, answer, choice, service) for choice in answer.choices],
-        "usage": usage([answer]),
+        "usage": chat_usage(answer),
     }
     if request.return_token_ids:
-        reply["prompt_token_ids"] = answer.request.prompt_token_ids
+        reply["prompt_token_ids"] = answer.prompt_token_ids
     if answer.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(answer.prompt_logprobs, service.text)
     return reply
@@ -98,7 +98,7 @@ def _choice(
 ) -> dict[str, Any]:
     reply = {
         "index": choice.index,
-        "message": _message(request, answer.prompt, choice),
+        "message": _message(request, answer, choice),
         "logprobs": None,
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
@@ -110,21 +110,21 @@ def _choice(
     return reply
 
 
-def _message(request: ChatRequest, prompt: Prompt, choice: Choice) -> dict[str, Any]:
-    message = _opening_message(request, prompt)
+def _message(request: ChatRequest, answer: Answer, choice: Choice) -> dict[str, Any]:
+    message = _opening_message(request, answer)
     message["content"] += choice.content
     if choice.reasoning:
         message["reasoning_content"] = message.get("reasoning_content", "") + choice.reasoning
     return message
 
 
-def _opening_message(request: ChatRequest, prompt: Prompt) -> dict[str, str]:
+def _opening_message(request: ChatRequest, answer: Answer) -> dict[str, str]:
     """The role, and what ``echo`` repeats."""
     message = {"role": "assistant", "content": ""}
     if request.echo:
-        message[prompt.field] = prompt.prefill
-        if prompt.reasoning:
-            message["reasoning_content"] = prompt.reasoning
+        reasoning, message["content"] = answer.given
+        if reasoning:
+            message["reasoning_content"] = reasoning
     return message
 
 
@@ -162,15 +162,17 @@ class ChatStream:
                 if event:
                     yield event
         if self.request.include_usage:
-            yield self._head + b',"choices":[],"usage":' + encode(usage([self.answer])) + b"}\n\n"
+            yield (
+                self._head + b',"choices":[],"usage":' + encode(chat_usage(self.answer)) + b"}\n\n"
+            )
         yield DONE
 
     def _opening(self) -> bytes:
         """A chunk with the role for each choice; then what ``echo`` repeats."""
         extra = b""
         if self.request.return_token_ids:
-            extra = b',"prompt_token_ids":' + encode(self.answer.request.prompt_token_ids)
-        delta = _opening_message(self.request, self.answer.prompt)
+            extra = b',"prompt_token_ids":' + encode(self.answer.prompt_token_ids)
+        delta = _opening_message(self.request, self.answer)
         return b"".join(
             self._head
             + b',"choices":[{"index":%d,"delta":' % index
@@ -198,7 +200,7 @@ class ChatStream:
             parts += (b',"token_ids":', encode(piece.token_ids))
         parts.append(b"}]")
         if self.request.continuous_usage:
-            parts += (b',"usage":', encode(usage([self.answer])), b"}\n\n")
+            parts += (b',"usage":', encode(chat_usage(self.answer)), b"}\n\n")
         else:
             parts.append(self._tail)
         return b"".join(parts)

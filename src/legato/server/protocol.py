@@ -23,13 +23,11 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class GenerationFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
-    """What chat and completions have in common: OpenAI's sampling fields and vLLM's extras."""
+class SamplingFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
+    """What means the same in every protocol but Ollama's."""
 
     model: str | None = None
-    max_tokens: int | None = None
     min_tokens: int | None = None
-    n: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -39,19 +37,26 @@ class GenerationFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True)
     frequency_penalty: float | None = None
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
-    allowed_token_ids: list[int] | None = None
-    stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
-    skip_special_tokens: bool = True
-    prompt_logprobs: int | None = None
     echo: bool = False
     stream: bool = False
-    stream_options: StreamOptions | None = None
-    return_token_ids: bool = False
     priority: int = 0
     cache_salt: str | None = None
+
+
+class GenerationFields(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    """What chat and completions have in common: OpenAI's sampling fields and vLLM's extras."""
+
+    max_tokens: int | None = None
+    n: int | None = None
+    allowed_token_ids: list[int] | None = None
+    stop: str | list[str] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    prompt_logprobs: int | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
     request_id: str | None = None
 
     @property
@@ -100,7 +105,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "moderation": (),
     "web_search_options": (),
-    "reasoning_effort": (),
     "verbosity": ("medium",),
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in_memory",),
@@ -118,7 +122,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logprob_token_ids": ([],),
     "return_tokens_as_token_ids": (False,),
     "include_reasoning": (True,),
-    "thinking_token_budget": (-1,),
     "chat_template": (),
     "add_special_tokens": (False,),  # in a chat, the template has the say
     "media_io_kwargs": ({},),

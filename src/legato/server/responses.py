@@ -7,8 +7,9 @@ answer of ``previous_response_id`` when it was cut off and nothing is said after
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
@@ -23,12 +24,20 @@ from legato.server.errors import (
 from legato.server.guidance import guidance_of
 from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
-from legato.server.responses_items import Item, read_input, turns_of
+from legato.server.responses_items import (
+    Item,
+    is_answer,
+    is_thoughts,
+    read_input,
+    text_of_item,
+    turns_of,
+)
 from legato.server.responses_reply import Reply
 from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.turns import Extras, render
 from legato.text.continuation import Prompt
+from legato.text.precedence import ContinueFinalMessage
 
 router = APIRouter(
     prefix="/v1/responses", tags=["OpenAI responses"], dependencies=[Depends(require_key)]
@@ -42,7 +51,6 @@ _TEXT = {"format": {"type": "text"}}
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "reasoning": ({},),
     "text": ({}, _TEXT, {"verbosity": "medium"}, {**_TEXT, "verbosity": "medium"}),
     "truncation": ("disabled",),
     "background": (False,),
@@ -64,10 +72,19 @@ MAX_LISTED = 100
 DEFAULT_LISTED = 20
 
 
+class ReasoningOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``effort`` is told to the template. Thoughts are given out whole: there is no summary."""
+
+    effort: str | None = None
+    summary: Literal["auto"] | None = None
+    generate_summary: None = None
+    context: Literal["auto"] | None = None
+    mode: Literal["standard"] | None = None
+
+
 class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, and those of /v1/chat/completions that say how to sample."""
 
-    model: str | None = None
     input: str | list[dict[str, Any]] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -77,6 +94,11 @@ class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
     include: list[str] | None = None
     top_logprobs: int | None = None
     stop: str | list[str] | None = None
+    reasoning: ReasoningOptions | None = None
+
+    @property
+    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        return self.reasoning.effort if self.reasoning else None, "reasoning.effort"
 
     @property
     def wants_logprobs(self) -> bool:
@@ -92,7 +114,7 @@ async def create(http: Request, service: ServiceOf) -> Response:
     service.check_model(request.model)
     _check_logprobs(request)
     items, continued = _conversation(request, service)
-    length = size + sum(len(item["content"][0]["text"]) for item in items)
+    length = size + sum(len(text_of_item(item)) for item in items)
     prompt = await off_loop(length, lambda: _prompt(request, items, service, continued=continued))
     answer = _begin(request, prompt, service)
     reply = Reply(request, answer, service, items, continued=continued)
@@ -131,7 +153,7 @@ def _conversation(request: ResponsesRequest, service: Service) -> tuple[list[Ite
 
 
 def _is_begun(item: Item, status: str) -> bool:
-    return bool(item["role"] == "assistant" and item["status"] == status)
+    return bool(is_answer(item) and item["status"] == status)
 
 
 def _prompt(
@@ -139,7 +161,8 @@ def _prompt(
 ) -> Prompt:
     with naming({"messages": "input"}):
         turns = turns_of(items, request.instructions)
-        return render(turns, service, request.chat_template_kwargs, continued=continued)
+        field: ContinueFinalMessage = "reasoning_content" if is_thoughts(items[-1]) else "content"
+        return render(turns, service, request, continued=continued and field)
 
 
 def _begin(request: ResponsesRequest, prompt: Prompt, service: Service) -> Answer:
@@ -165,6 +188,15 @@ async def retrieve(response_id: str, http: Request, service: ServiceOf) -> Respo
     """A response that was stored."""
     _known_query(http, "include", "include[]")
     return json_response(service.responses.get(response_id).response)
+
+
+@router.post("/{response_id}/cancel")
+async def cancel(response_id: str, service: ServiceOf) -> Response:
+    """Only a response in the background could be cancelled, and there are none."""
+    service.responses.get(response_id)
+    raise RequestError(
+        "Cannot cancel a synchronous response: only those made with `background` can be cancelled."
+    )
 
 
 @router.delete("/{response_id}")

@@ -11,15 +11,22 @@ from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
 from legato.server.errors import describe
 from legato.server.logprobs import chat_logprobs
-from legato.server.responses_items import Item, answer_item, new_item_id, output_text
+from legato.server.responses_events import Events
+from legato.server.responses_items import (
+    Item,
+    answer_item,
+    before_answer,
+    new_item_id,
+    thoughts_item,
+)
 from legato.server.responses_store import StoredResponse
 from legato.server.service import Service
-from legato.server.sse import named_event
+from legato.text.reasoning_split import Parted
 
 if TYPE_CHECKING:
     from legato.server.responses import ResponsesRequest
 
-PLACE = {"output_index": 0, "content_index": 0}
+NOTHING = Parted("", "")
 
 
 class Reply:
@@ -40,14 +47,17 @@ class Reply:
         self.items = items
         self.continued = continued
         self.error: dict[str, Any] | None = None
-        self._item_id = new_item_id()
+        self._ids = {kind: new_item_id(kind) for kind in ("reasoning", "message")}
         self._created = int(time.time())
-        self._echoed = answer.prompt.prefill * request.echo
-        self._sequence = -1
+        self._echoed = answer.given if request.echo else NOTHING
+        self._first_entry: int | None = None  # of the content's logprobs
 
     async def whole(self) -> dict[str, Any]:
         try:
-            await self.service.complete(self.answer)
+            async with aclosing(self.service.pieces(self.answer)) as steps:
+                async for pieces in steps:
+                    for piece in pieces:
+                        self._entries(piece)
         finally:
             self._remember()
         return self.response(self._status())
@@ -75,10 +85,13 @@ class Reply:
             "max_output_tokens": request.max_output_tokens,
             "metadata": request.metadata or {},
             "model": self.service.model_name,
-            "output": [self._output()] if ended else [],
+            "output": self._output(self._echoed) if ended else [],
             "parallel_tool_calls": False,
             "previous_response_id": request.previous_response_id,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {
+                "effort": request.reasoning.effort if request.reasoning else None,
+                "summary": None,
+            },
             "store": request.store,
             "temperature": params.temperature,
             "text": {"format": {"type": "text"}},
@@ -90,40 +103,59 @@ class Reply:
             "usage": _usage(self.answer) if ended else None,
         }
 
-    def _output(self) -> Item:
+    def _output(self, before: Parted) -> list[Item]:
+        """The thoughts, if there are any, and the message; ``before`` is what comes before the new."""
         choice = self.answer.choices[0]
+        reasoning, content = before.reasoning + choice.reasoning, before.content + choice.content
         status = "completed" if choice.finish_reason == "stop" else "incomplete"
-        text = self._echoed + choice.text
-        return answer_item(self._item_id, text, status, self._logprobs(choice.logprobs))
+        items = []
+        if reasoning:
+            ended = "completed" if content else status
+            items.append(thoughts_item(self._ids["reasoning"], reasoning, ended))
+        if content or not reasoning:
+            entries = [] if self._first_entry is None else choice.logprobs[self._first_entry :]
+            logprobs = self._logprobs(entries)
+            items.append(answer_item(self._ids["message"], content, status, logprobs))
+        return items
 
-    def _logprobs(self, entries: Sequence[TokenLogprobs] | None) -> list[Any]:
+    def _entries(self, piece: Piece) -> list[TokenLogprobs]:
+        """Those of ``piece`` that are the content's; with the first of them, those held back."""
+        if self._first_entry is not None:
+            return piece.logprobs or []
+        if not piece.content:
+            return []
+        choice = self.answer.choices[0]
+        entries = choice.logprobs
+        self._first_entry = len(entries) - len(piece.logprobs or []) if choice.reasoning else 0
+        return entries[self._first_entry :]
+
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[Any]:
         if not self.request.wants_logprobs:
             return []
         top = self.request.top_logprobs or 0
-        return [*chat_logprobs([*(entries or ())], top, self.service.text)["content"]]
+        return [*chat_logprobs([*entries], top, self.service.text)["content"]]
 
     def _remember(self) -> None:
         """Also what a client that hung up has got: it may go on from there."""
-        choice = self.answer.choices[0]
-        if not self.request.store or not choice.token_ids:
+        if not self.request.store or not self.answer.choices[0].token_ids:
             return
-        output = self._output()
-        read = self.items[:-1] if self.continued else self.items
-        spoken = answer_item(
-            output["id"], self.answer.prompt.prefill + choice.text, output["status"]
-        )
+        read = before_answer(self.items) if self.continued else self.items
+        spoken = self._output(self.answer.given if self.continued else NOTHING)
         response = self.response(self._status())
-        self.service.responses.put(StoredResponse(response, self.items, [*read, spoken]))
+        self.service.responses.put(StoredResponse(response, self.items, [*read, *spoken]))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """OpenAI's events in its order, with a delta for each step of the engine."""
+        events = Events(self._ids)
         opened = False
         try:
             async with aclosing(self.service.pieces(self.answer)) as steps:
                 async for pieces in steps:
-                    event = b"" if opened else self._opening()
+                    event = b"" if opened else self._opening(events)
                     opened = True
-                    event += b"".join(map(self._delta, pieces))
+                    for piece in pieces:
+                        logprobs = self._logprobs(self._entries(piece))
+                        event += events.add(piece.reasoning, piece.content, logprobs)
                     if event:
                         yield event
         except Exception as error:
@@ -131,56 +163,20 @@ class Reply:
                 raise
             body = describe(error)[1]["error"]
             self.error = {"code": body["code"] or body["type"], "message": body["message"]}
-            yield self._event("response.failed", response=self.response("failed"))
+            yield events.event("response.failed", response=self.response("failed"))
             return
         finally:
             self._remember()
-        yield self._closing()
+        response = self.response(self._status())
+        yield events.end(response["output"])
+        yield events.event(f"response.{response['status']}", response=response)
 
-    def _event(self, kind: str, **fields: Any) -> bytes:
-        self._sequence += 1
-        return named_event(kind, {"type": kind, "sequence_number": self._sequence, **fields})
-
-    def _opening(self) -> bytes:
+    def _opening(self, events: Events) -> bytes:
         begun = self.response("in_progress")
-        item = {**answer_item(self._item_id, "", "in_progress"), "content": []}
-        parts = [
-            self._event("response.created", response=begun),
-            self._event("response.in_progress", response=begun),
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._event(
-                "response.content_part.added", item_id=self._item_id, part=output_text(""), **PLACE
-            ),
-        ]
-        if self._echoed:
-            parts.append(self._delta(Piece(0, self._echoed, [], None)))
-        return b"".join(parts)
-
-    def _delta(self, piece: Piece) -> bytes:
-        logprobs = self._logprobs(piece.logprobs)
-        if not piece.text and not logprobs:
-            return b""
-        return self._event(
-            "response.output_text.delta",
-            item_id=self._item_id,
-            **PLACE,
-            delta=piece.text,
-            logprobs=logprobs,
-        )
-
-    def _closing(self) -> bytes:
-        item = self._output()
-        (part,) = item["content"]
-        where = {"item_id": self._item_id, **PLACE}
-        said = {"text": part["text"], "logprobs": part["logprobs"]}
-        status = self._status()
-        return b"".join(
-            (
-                self._event("response.output_text.done", **where, **said),
-                self._event("response.content_part.done", **where, part=part),
-                self._event("response.output_item.done", output_index=0, item=item),
-                self._event(f"response.{status}", response=self.response(status)),
-            )
+        return (
+            events.event("response.created", response=begun)
+            + events.event("response.in_progress", response=begun)
+            + events.add(*self._echoed, [])
         )
 
 
@@ -190,6 +186,6 @@ def _usage(answer: Answer) -> dict[str, Any]:
         "input_tokens": read,
         "input_tokens_details": {"cached_tokens": answer.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": written,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
         "total_tokens": read + written,
     }

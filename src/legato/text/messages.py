@@ -25,10 +25,10 @@ def text_of(content: Any, field: str) -> str:
         return content
     if not isinstance(content, list):
         raise RequestError(f"{field} must be a string or a list of text parts", field)
-    return "".join(_part_text(part, f"{field}[{index}]") for index, part in enumerate(content))
+    return "".join(part_text(part, f"{field}[{index}]") for index, part in enumerate(content))
 
 
-def _part_text(part: Any, field: str) -> str:
+def part_text(part: Any, field: str) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS:

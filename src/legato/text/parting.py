@@ -5,14 +5,15 @@ Both are read off the prompt, so that a continuation is filed under the field th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from legato.text.continuation import Prompt
 from legato.text.harmony import MARKS, HarmonySplit
 from legato.text.reasoning import DEFAULT, HARMONY, Block, block_of, open_block
 from legato.text.reasoning_parsers import PARSERS
-from legato.text.reasoning_split import ReasoningSplit, Split, Where
+from legato.text.reasoning_split import Parted, ReasoningSplit, Split, Where
 from legato.text.vocabulary import Tokenizer
 
 
@@ -41,6 +42,18 @@ def parting_of(prompt: Prompt, parser: str, tokenizer: Tokenizer) -> Parting | N
     return Parting(block, where, bool(prompt.prefill), _shown_ids(tokenizer, block))
 
 
+def given(prompt: Prompt, parting: Parting | None) -> Parted:
+    """What the client wrote of the answer, by fields."""
+    if prompt.field == "reasoning_content":
+        return Parted(prompt.prefill, "")
+    if parting is None or prompt.reasoning:
+        return Parted(prompt.reasoning, prompt.prefill)
+    before = replace(prompt, text=prompt.text[: prompt.seam], prefill="")
+    split = replace(parting, where=state_at_seam(before, parting.block), midway=False).split()
+    first, rest = split.push(prompt.prefill), split.finish()
+    return Parted(first.reasoning + rest.reasoning, first.content + rest.content)
+
+
 def block_at(prompt: Prompt, parser: str) -> Block | None:
     """The marks of thoughts; None where neither template nor prompt knows of any."""
     if parser == "none" or prompt.template is None:
@@ -63,7 +76,7 @@ def state_at_seam(prompt: Prompt, block: Block) -> Where:
     if not words.strip():
         if prompt.reasoning:
             return "closed"
-        closed = header.endswith((block.closing, (block.closing + block.after).rstrip()))
+        closed = re.search(re.escape(block.closing) + r"(<\|\w+\|>)?$", header)
         return "content" if closed else "start"
     opened = words.lstrip().startswith(block.opening)
     return "inside" if opened and block.closing not in words else "content"

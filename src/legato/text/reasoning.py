@@ -34,7 +34,7 @@ BLOCKS: Final = (
     Block("<seed:think>", "</seed:think>"),
     Block("<judge>", "</judge>"),
     Block("[THINK]", "[/THINK]", inside="", after=""),
-    Block("<|START_THINKING|>", "<|END_THINKING|>", inside="", after="<|START_RESPONSE|>"),
+    Block("<|START_THINKING|>", "<|END_THINKING|>", inside="", after=""),
     Block("<|begin_of_thought|>", "<|end_of_thought|>"),
     Block("<|channel>thought", "<channel|>", after=""),
 )

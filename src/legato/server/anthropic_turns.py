@@ -1,0 +1,120 @@
+"""Messages of /v1/messages as turns, and what their request says of thoughts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from legato.errors import RequestError
+from legato.server.turns import Turn, TurnFormat, render
+from legato.text.continuation import Prompt
+from legato.text.messages import part_text, text_of
+
+if TYPE_CHECKING:
+    from legato.server.anthropic import CountTokensRequest, MessagesRequest
+    from legato.server.service import Service
+
+TURNS = TurnFormat(roles={"user": "user", "assistant": "assistant"})
+DISPLAYS = (None, "summarized")  # thoughts are shown; no others are served
+WISHES: dict[str, bool | str] = {"enabled": True, "disabled": False, "adaptive": "auto"}
+
+
+def prompt_of(request: MessagesRequest | CountTokensRequest, service: Service) -> Prompt:
+    if not request.messages:
+        raise RequestError("messages: at least one message is required", "messages")
+    turns = [_read(turn, f"messages[{i}]") for i, turn in enumerate(request.messages)]
+    says = _says_content(request.messages[-1])
+    turns = _combined(turns)
+    begun = turns[-1]["content"] if turns[-1]["role"] == "assistant" else ""
+    if service.config.anthropic_strict and begun != begun.rstrip():
+        raise RequestError(
+            "messages: final assistant content cannot end with trailing whitespace", "messages"
+        )
+    system = text_of(request.system, "system")
+    if system:
+        turns.insert(0, {"role": "system", "content": system})
+    # Thoughts with an empty text after them are over, as an empty content would not say by itself.
+    is_over = "reasoning_content" in turns[-1] and says and not begun
+    continues = service.config.assistant_prefill == "continue"
+    return render(turns, service, request, continued="content" if is_over and continues else None)
+
+
+def _read(message: Any, field: str) -> Turn:
+    """A message whose content may have blocks of thoughts before its text."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return TURNS.read(message, field)
+    thoughts, text = "", ""
+    for index, block in enumerate(content):
+        where = f"{field}.content[{index}]"
+        if not isinstance(block, dict) or block.get("type") != "thinking":
+            text += part_text(block, where)
+            continue
+        if text:
+            raise RequestError(f"{where}: thoughts come before the text", where)
+        part = block.get("thinking")
+        if not isinstance(part, str):
+            raise RequestError(f"{where}.thinking must be a text", f"{where}.thinking")
+        thoughts += part
+    return TURNS.read({**message, "content": text, "reasoning_content": thoughts}, field)
+
+
+def _says_content(message: dict[str, Any]) -> bool:
+    """Whether the message has a text, be it empty."""
+    content = message.get("content")
+    return isinstance(content, str) or any(block.get("type") == "text" for block in content or ())
+
+
+def _combined(turns: list[Turn]) -> list[Turn]:
+    """Neighbours of one role as one turn, which is what the original makes of them.
+
+    An answer in two messages is one answer: nothing comes between. Two of the user's are two
+    paragraphs.
+    """
+    combined: list[Turn] = []
+    for turn in turns:
+        if not combined or combined[-1]["role"] != turn["role"]:
+            combined.append({**turn})
+            continue
+        last = combined[-1]
+        between = "" if turn["role"] == "assistant" else "\n\n"
+        if "reasoning_content" in turn:
+            last["reasoning_content"] = (
+                last.get("reasoning_content", "") + turn["reasoning_content"]
+            )
+        last["content"] += between + turn["content"]
+    return combined
+
+
+class ThinkingFields:
+    """What ``thinking`` says, for requests that have that field."""
+
+    thinking: dict[str, Any] | None
+
+    @property
+    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        thinking = self.thinking or {}
+        kind = thinking.get("type")
+        if self.thinking is None:
+            return None, "thinking"
+        if kind not in WISHES:
+            raise RequestError(
+                f"thinking.type must be one of {', '.join(WISHES)}, got {kind!r}", "thinking.type"
+            )
+        known = {"type", "display"} | ({"budget_tokens"} if kind == "enabled" else set())
+        for name in thinking:
+            if name not in known:
+                raise RequestError(f"thinking.{name} is not supported", f"thinking.{name}")
+        if thinking.get("display") not in DISPLAYS:
+            raise RequestError("thinking.display must be summarized", "thinking.display")
+        return WISHES[kind], "thinking"
+
+    @property
+    def budget_tokens(self) -> int | None:
+        """Raises RequestError."""
+        if self.thinking is None or self.thinking.get("type") != "enabled":
+            return None
+        budget = self.thinking.get("budget_tokens")
+        name = "thinking.budget_tokens"
+        if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
+            raise RequestError(f"{name} must be a number of tokens", name)
+        return budget
