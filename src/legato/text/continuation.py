@@ -7,6 +7,7 @@ keeps what a client wrote from being read as control tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ from legato.errors import RequestError
 from legato.text.messages import Message, marked, prepare, reasoning_of, text_of
 from legato.text.precedence import ContinueFinalMessage, Outcome, Signals, decide, said
 from legato.text.quoting import Quotes
+from legato.text.reasoning import brings_block
 from legato.text.seam import answer_header, reasoning_seam
 from legato.text.template import RESERVED, ChatTemplate
+from legato.text.views import Views
 from legato.text.vocabulary import Tokenizer
 
 _UNCONTINUABLE = ("tool_calls", "function_call")
@@ -23,7 +26,12 @@ _UNCONTINUABLE = ("tool_calls", "function_call")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given. ``text`` ends with ``prefill``, which begins at ``seam``."""
+    """What the model is given. ``text`` ends with ``prefill``, which begins at ``seam``.
+
+    ``token_ids`` are those of the whole text. The model that wrote the answer saw a header and then its
+    own words, which may be other ids at the border: where a chat's answer is continued,
+    ``header_ids`` and ``words_ids`` are those of ``text[:answer_start]`` and of the rest.
+    """
 
     text: str
     token_ids: list[int]
@@ -32,6 +40,24 @@ class Prompt:
     field: Literal["content", "reasoning_content"] = "content"  # what ``prefill`` belongs to
     reasoning: str = ""  # reasoning the client wrote, closed before ``seam``
     template: ChatTemplate | None = None  # that made it; None: no template did
+    is_text: bool = True  # False: the client gave token ids
+    answer_start: int = -1  # character offset where the model's own words begin; -1: ``seam``
+    header_ids: list[int] = dataclasses.field(default_factory=list)  # as the model saw them
+    words_ids: list[int] = dataclasses.field(default_factory=list)  # of what it would have written
+
+    def __post_init__(self) -> None:
+        if self.answer_start < 0:
+            object.__setattr__(self, "answer_start", self.seam)
+
+    @property
+    def is_completion(self) -> bool:
+        """No chat: all of the text is given words."""
+        return self.template is None
+
+    @property
+    def continues(self) -> bool:
+        """Whether the client gave the beginning of the answer."""
+        return self.is_completion or bool(self.prefill or self.reasoning)
 
 
 def build_prompt(
@@ -62,12 +88,27 @@ def build_prompt(
     outcome = _outcome(messages, *flags, assistant_prefill)
     if outcome is Outcome.CONTINUE:
         prompt = _continued(template, turns, options, quotes, messages[-1], continue_final_message)
+        prompt = _with_answer_start(prompt, template, turns, options)
     else:
         opens = outcome is Outcome.NEW_TURN
         text = template.render(turns, add_generation_prompt=opens, **options)
         prompt = Prompt(text, [], len(text), "")
-    ids = tokenizer.encode_prompt(prompt.text, prompt.seam, quotes) if tokenizer else []
-    return _restored(replace(prompt, token_ids=ids, template=template), quotes)
+    prompt = replace(prompt, template=template)
+    return _restored(_encoded(prompt, tokenizer, quotes) if tokenizer else prompt, quotes)
+
+
+def _encoded(prompt: Prompt, tokenizer: Tokenizer, quotes: Quotes) -> Prompt:
+    ids = tokenizer.encode_prompt(prompt.text, prompt.seam, quotes)
+    if not prompt.continues:
+        return replace(prompt, token_ids=ids)
+    start = prompt.answer_start
+    header, words = prompt.text[:start], prompt.text[start:]
+    return replace(
+        prompt,
+        token_ids=ids,
+        header_ids=tokenizer.encode_prompt(header, start, quotes) if header else [],
+        words_ids=tokenizer.encode_words(words, max(prompt.seam - start, 0), quotes),
+    )
 
 
 def _outcome(
@@ -116,6 +157,19 @@ def _continued(
     return Prompt(before + words, [], len(before), words, field, thoughts)
 
 
+def _with_answer_start(
+    prompt: Prompt, template: ChatTemplate, turns: list[Message], options: dict[str, Any]
+) -> Prompt:
+    """The model writes thoughts and their marks itself: then its words begin before the seam."""
+    thinks = prompt.field == "reasoning_content" or prompt.reasoning or brings_block(prompt.prefill)
+    if not thinks:
+        return prompt
+    seen = Views(template, turns, options).generation_prompt()
+    if seen is None or not prompt.text.startswith(seen):
+        return prompt
+    return replace(prompt, answer_start=len(seen))
+
+
 def _field(
     wanted: ContinueFinalMessage | None, content: str, reasoning: str | None, where: str
 ) -> Literal["content", "reasoning_content"]:
@@ -140,6 +194,7 @@ def _restored(prompt: Prompt, quotes: Quotes) -> Prompt:
         prompt,
         text=header + prefill,
         seam=len(header),
+        answer_start=len(quotes.restore(prompt.text[: prompt.answer_start])),
         prefill=prefill,
         reasoning=quotes.restore(prompt.reasoning),
     )

@@ -7,8 +7,11 @@ reported for a single token can never disagree.
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 
@@ -16,6 +19,14 @@ import tokenizers
 
 from legato.text.quoting import ControlNames, Quotes
 from legato.text.spelling import Spelling
+
+
+class Place(Enum):
+    """Where a text stands: some vocabularies put a space before a first word."""
+
+    START = "begins the sequence"
+    MIDWAY = "follows a control token"
+    INSIDE = "goes on in the middle of a text"
 
 
 class Tokenizer:
@@ -43,6 +54,7 @@ class Tokenizer:
         self._backend = backend
         self._spelling = spelling
         self._bytes = dict(added)
+        self.added_ids = frozenset(added)
         self._lock = threading.Lock()
         self._prefix_ids = list(prefix_ids)
         self._suffix_ids = list(suffix_ids)
@@ -69,17 +81,25 @@ class Tokenizer:
         Equal to ``encode(text, add_special_tokens=False)`` unless the client wrote the name of a
         control token, or a prefill begins with spaces that a control token before it would swallow.
         """
-        whole = self._encoding(text, True)
+        return self._quoted_ids(text, seam, quotes, Place.START)
+
+    def encode_words(self, text: str, seam: int, quotes: Quotes) -> list[int]:
+        """As ``encode_prompt``, of words which go on in the middle of a text."""
+        return self._quoted_ids(text, seam, quotes, Place.INSIDE) if text else []
+
+    def _quoted_ids(self, text: str, seam: int, quotes: Quotes, place: Place) -> list[int]:
+        whole = self._encoding(text, True, place)
         controls = self._controls(text, whole)
         if not quotes and not any(start < seam < end for _, start, end in controls):
             return whole.ids
         ids: list[int] = []
         at = 0
         for id, start, end in controls:
-            ids += self._plain_ids(quotes.restore(text[at:start]), at_start=at == 0)
+            ids += self._plain_ids(quotes.restore(text[at:start]), place)
             ids.append(id)
             at = min(end, seam) if start < seam else end
-        return ids + self._plain_ids(quotes.restore(text[at:]), at_start=at == 0)
+            place = Place.MIDWAY
+        return ids + self._plain_ids(quotes.restore(text[at:]), place)
 
     def _controls(self, text: str, whole: tokenizers.Encoding) -> list[tuple[int, int, int]]:
         """(id, start, end) of each control token, with the white space that it swallows.
@@ -92,11 +112,11 @@ class Tokenizer:
             if id in self.special_ids and text[start:end].strip() == self.token_text(id).strip()
         ]
 
-    def _plain_ids(self, text: str, *, at_start: bool) -> list[int]:
+    def _plain_ids(self, text: str, place: Place) -> list[int]:
         """Ids of text between control tokens. A vocabulary may know their names as words, too."""
         if not text:
             return []
-        found = self._encoding(text, False, at_start=at_start)
+        found = self._encoding(text, False, place)
         cuts = [
             text.index(text[start:end].strip(), start) + 1  # between a name's first two letters
             for _, start, end in self._controls(text, found)
@@ -106,7 +126,7 @@ class Tokenizer:
             return found.ids
         pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
         apart = [
-            self._plain_ids(piece, at_start=at_start and index == 0)
+            self._plain_ids(piece, place if index == 0 else Place.INSIDE)
             for index, piece in enumerate(pieces)
         ]
         return [id for ids in apart for id in ids]
@@ -151,15 +171,14 @@ class Tokenizer:
         return found
 
     def _encoding(
-        self, text: str, parse_special: bool, *, at_start: bool = True
+        self, text: str, parse_special: bool, place: Place = Place.START
     ) -> tokenizers.Encoding:
         """One call of the library; its switches belong to the tokenizer, hence the lock."""
         with self._lock:
             backend = self._backend
             backend.encode_special_tokens = not parse_special
-            if at_start:
+            with _without_prefix(backend, place):
                 return backend.encode(text, add_special_tokens=False)
-            return _encode_midway(backend, text)
 
     def _framed(self, ids: list[int]) -> list[int]:
         prefix, suffix = self._prefix_ids, self._suffix_ids
@@ -168,13 +187,37 @@ class Tokenizer:
         return [*prefix, *ids, *suffix]
 
 
-def _encode_midway(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
-    """Encode text that does not begin the sequence: "first word" rules must not apply to it."""
-    cutter = backend.pre_tokenizer
-    if getattr(cutter, "prepend_scheme", None) != "first":
-        return backend.encode(text, add_special_tokens=False)
-    cutter.prepend_scheme = "never"
+@contextmanager
+def _without_prefix(backend: tokenizers.Tokenizer, place: Place) -> Iterator[None]:
+    """Switches off, for text at ``place``, what puts a space before a first word."""
+    cutter, normalizer = backend.pre_tokenizer, backend.normalizer
+    scheme = getattr(cutter, "prepend_scheme", "never")
+    inside = place is Place.INSIDE
+    if scheme == "first" and place is not Place.START or scheme == "always" and inside:
+        cutter.prepend_scheme = "never"
+    bare = _bare(normalizer) if inside else None
+    if bare is not None:
+        backend.normalizer = bare
     try:
-        return backend.encode(text, add_special_tokens=False)
+        yield
     finally:
-        cutter.prepend_scheme = "first"
+        if scheme != "never":
+            cutter.prepend_scheme = scheme
+        if bare is not None:
+            backend.normalizer = normalizer
+
+
+def _bare(
+    normalizer: tokenizers.normalizers.Normalizer | None,
+) -> tokenizers.normalizers.Normalizer | None:
+    """The normalizer without its prefix; None if it has none."""
+    if normalizer is None:
+        return None
+    state = json.loads(normalizer.__getstate__())
+    parts = state["normalizers"] if state["type"] == "Sequence" else [state]
+    others = [part for part in parts if part["type"] != "Prepend"]
+    if len(others) == len(parts):
+        return None
+    bare = tokenizers.normalizers.Sequence([])
+    bare.__setstate__(json.dumps({"type": "Sequence", "normalizers": others}).encode())
+    return bare
