@@ -49,7 +49,7 @@ def completion_prompt(
         return Prompt(text=prompt, token_ids=token_ids, seam=len(prompt), prefill="")
     check_in_vocabulary(prompt, tokenizer.vocab_size, "prompt")
     text = tokenizer.decode(prompt, skip_special_tokens=False)
-    return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="")
+    return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="", is_text=False)
 
 
 def token_table(tokenizer: Tokenizer, info: ModelInfo) -> TokenTable:
