@@ -40,6 +40,12 @@ class Guidance:
 NO_GUIDANCE = Guidance()
 
 
+def keeps_tokens(params: SamplingParams) -> bool:
+    """Whoever scores the prompt's tokens, or names those of the answer, thinks in tokens: they stay
+    as the tokenizer makes them, neither healed nor remembered."""
+    return params.prompt_logprobs is not None or params.allowed_token_ids is not None
+
+
 def completion_prompt(
     tokenizer: Tokenizer, prompt: str | list[int], *, add_special_tokens: bool = True
 ) -> Prompt:

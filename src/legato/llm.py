@@ -28,6 +28,7 @@ from legato.answer import (
     Guidance,
     Piece,
     completion_prompt,
+    keeps_tokens,
     make_request,
     token_table,
 )
@@ -218,9 +219,9 @@ class LLM:
     def _answer(
         self, prompt: Prompt, params: SamplingParams, field: str, guidance: Guidance
     ) -> Answer:
-        scores = params.prompt_logprobs is not None
-        memory = None if scores else self._memory
-        healing = guidance.token_healing and not scores
+        stays = keeps_tokens(params)
+        memory = None if stays else self._memory
+        healing = guidance.token_healing and not stays
         resumption = resume(prompt, self.tokenizer, memory, "", healing=healing)
         request = make_request(
             prompt,

@@ -50,22 +50,23 @@ class Packer:
         self._mask_words = -(-vocab_size // 32)
         self._no_masks: U32 = np.zeros((0, self._mask_words), np.uint32)
         self._not_late: U32 = np.zeros(0, np.uint32)
+        self._free: I32 = np.full(max_rows, -1, np.int32)  # rows without a mask
         self._last: Batch | None = None
         self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
         self._claims = self._changes = -1  # the cache's counts at that time
         self._is_penalised = False  # any of them
+        self._is_biased = False
+        self._is_constrained = False
         self.late_masks: MaskPlan | None = None  # of the last batch, to be filled while it runs
 
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]
         self.late_masks = None
-        if self._last is not None and self._goes_on(self._last, sequences):
-            return self._move_on(self._last, sequences)
+        decodes = all(part.samples and part.num_tokens == 1 for part in parts)
+        if decodes and self._last is not None and self._goes_on(self._last, sequences):
+            return self._move_on(self._last, parts, sequences)
         self._last = self._pack(parts, sequences)
-        decodes = all(
-            part.count == 1 and part.samples and part.sequence.constraint is None for part in parts
-        )
         self._decoding = sequences if decodes and not len(self._last.block_copies) else []
         self._claims, self._changes = self._cache.num_claims, self._cache.num_changes
         return self._last
@@ -78,7 +79,7 @@ class Packer:
             and int(last.positions[-1]) + 1 == sequences[-1].num_computed  # it has not failed
         )
 
-    def _move_on(self, batch: Batch, sequences: list[Sequence]) -> Batch:
+    def _move_on(self, batch: Batch, parts: list[Part], sequences: list[Sequence]) -> Batch:
         batch.token_ids[:] = [sequence.last_token for sequence in sequences]
         batch.positions += 1
         batch.slots += 1
@@ -91,9 +92,12 @@ class Packer:
         sampling.draw_position += 1
         if self._is_penalised:
             sampling.output_indptr, sampling.output_ids = self._outputs(sequences, [], None)
-        if len(sampling.bias_ids):
+        if self._is_biased:
             bias = self._bias(sequences, [0] * len(sequences))
             sampling.bias_indptr, sampling.bias_ids, sampling.bias_values = bias
+        if self._is_constrained:
+            sampling.forced = np.full(len(parts), -1, np.int32)
+            self._set_masks(sampling, parts)
         return batch
 
     def _slots(self, lanes: NDArray[np.intp], positions: I32) -> I32:
@@ -194,12 +198,11 @@ class Packer:
         for row in np.flatnonzero(rows.forced >= 0).tolist():
             num_logprobs[row] = chosen[row].params.prompt_logprobs or 0
         bias_indptr, bias_ids, bias_values = self._bias(chosen, rows.drafted)
-        mask_index, fallback_index, masks, masks_ready = self._masks(parts, rows)
         self._is_penalised = any(sequence.is_penalised for sequence in chosen)
         prompts = [s.penalised_prompt for s in chosen] if self._is_penalised else []
         output_indptr, output_ids = self._outputs(chosen, parts, rows)
         known = [s.num_tokens + ahead for s, ahead in zip(chosen, rows.drafted, strict=True)]
-        return SamplingBatch(
+        sampling = SamplingBatch(
             temperature=reals[0],
             top_k=self._top_k[lane],
             top_p=reals[1],
@@ -218,11 +221,13 @@ class Packer:
             bias_indptr=bias_indptr,
             bias_ids=bias_ids,
             bias_values=bias_values,
-            mask_index=mask_index,
-            fallback_index=fallback_index,
-            masks=masks,
-            masks_ready=masks_ready,
+            mask_index=NO_IDS,
+            fallback_index=NO_IDS,
+            masks=self._no_masks,
+            masks_ready=self._not_late,
         )
+        self._set_masks(sampling, parts)
+        return sampling
 
     def _indptr(self, rows: list[I32], num_rows: int) -> I32:
         """[R + 1] where each row's part of the concatenation begins."""
@@ -245,7 +250,8 @@ class Packer:
         return self._indptr(outputs, len(chosen)), np.concatenate(outputs)
 
     def _bias(self, chosen: list[Sequence], drafted: list[int]) -> tuple[I32, I32, F32]:
-        if not any(sequence.is_biased for sequence in chosen):
+        self._is_biased = any(sequence.is_biased for sequence in chosen)
+        if not self._is_biased:
             return self._nothing[: len(chosen) + 1], NO_IDS, NO_VALUES
         biases = [
             s.bias_after(ahead) if s.is_biased else (NO_IDS, NO_VALUES)
@@ -258,12 +264,14 @@ class Packer:
             np.concatenate([bias[1] for bias in biases]),
         )
 
-    def _masks(self, parts: list[Part], rows: LogitRows) -> tuple[I32, I32, U32, U32]:
-        """``mask_index``, ``fallback_index``, ``masks``, ``masks_ready``; forced tokens go into
-        ``rows.forced``."""
-        if not any(part.sequence.is_masked or part.sequence.constraint for part in parts):
-            free: I32 = np.full(len(rows.owners), -1, np.int32)
-            return free, free, self._no_masks, self._not_late
+    def _set_masks(self, sampling: SamplingBatch, parts: list[Part]) -> None:
+        """The rows' masks, and the tokens that constraints force."""
+        self._is_constrained = any(part.sequence.constraint is not None for part in parts)
+        if not self._is_constrained and not any(part.sequence.is_masked for part in parts):
+            free = self._free[: len(sampling.forced)]
+            sampling.mask_index = sampling.fallback_index = free
+            sampling.masks, sampling.masks_ready = self._no_masks, self._not_late
+            return
         plan = MaskPlan(self._mask_words)
         for part in parts:
             sequence = part.sequence
@@ -274,8 +282,13 @@ class Packer:
             among = sequence.mask(self.vocab_size) if sequence.is_masked else None
             rules = FREE if sequence.constraint is None else sequence.constraint.rules(part.draft)
             first = len(plan.index)
-            rows.forced[first : first + len(rules.forced)] = rules.forced
+            sampling.forced[first : first + len(rules.forced)] = rules.forced
             plan.add_rules(rules, part.draft, among)
+        (
+            sampling.mask_index,
+            sampling.fallback_index,
+            sampling.masks,
+            sampling.masks_ready,
+        ) = plan.build()
         if plan.is_late:
             self.late_masks = plan
-        return plan.build()

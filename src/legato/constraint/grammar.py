@@ -41,6 +41,9 @@ KEPT = 16
 FED_AT_ONCE = 256
 """Bytes given to the grammar in one call, which does not let other threads run."""
 
+MOST_FORCED = 256
+"""Bytes of a text that must come which are spelled ahead."""
+
 SHOWN = 24
 """Characters shown before and after the place where a text breaks the grammar."""
 
@@ -227,11 +230,12 @@ class Grammar:
 
     def draft(self, most: int) -> list[int]:
         """Up to ``most`` tokens that spell text which must come, probably as the model would."""
-        forced = self._matcher.compute_ff_bytes()[: most * 16]
-        if not forced or most <= 0:
+        forced = self._matcher.compute_ff_bytes()[:MOST_FORCED]
+        if len(forced) < 2 or most <= 0:
             return []
         text = forced.decode("utf-8", "ignore")
-        return self._vocabulary.ll_tokenizer.greedy_tokenize(text)[:most]
+        # What follows may go into the last token.
+        return self._vocabulary.ll_tokenizer.greedy_tokenize(text)[:-1][:most]
 
     @property
     def is_accepting(self) -> bool:

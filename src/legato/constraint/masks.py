@@ -64,7 +64,11 @@ class MaskPlan:
                 self.add_free()
             elif rules.grammar is not None and number >= rules.first_ruled:
                 beside = rules.beside if number == rules.first_ruled else None
-                self._add_late(ruled + number, fit, beside, among)
+                row = ruled + number
+                if number < len(rules.spelled) and among is None:
+                    self._add(row, self._new(rules.spelled[number]))
+                else:
+                    self._add_late(row, fit, beside, among)
             elif fit is not None:
                 self._add(self._new(_both(fit.allowed, among)), self._new(fit.fallback))
             elif among is not None:

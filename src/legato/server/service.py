@@ -14,7 +14,15 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
-from legato.answer import NO_GUIDANCE, Answer, Guidance, Piece, make_request, token_table
+from legato.answer import (
+    NO_GUIDANCE,
+    Answer,
+    Guidance,
+    Piece,
+    keeps_tokens,
+    make_request,
+    token_table,
+)
 from legato.config import ServerConfig
 from legato.constraint.tokens import Spellings, TokenTable
 from legato.messages import Stats
@@ -104,15 +112,14 @@ class Service:
         guidance: Guidance = NO_GUIDANCE,
     ) -> Answer:
         """An answer that has not begun; RequestError when the request cannot be served."""
-        # Who wants the prompt's own log-probabilities wants its tokens as they are.
-        scores = params.prompt_logprobs is not None
+        stays = keeps_tokens(params)
         salt = cache_salt or ""
         resumption = resume(
             prompt,
             self.text,
-            None if scores else self.memory,
+            None if stays else self.memory,
             salt,
-            healing=guidance.token_healing and not scores,
+            healing=guidance.token_healing and not stays,
         )
         request = make_request(
             prompt,

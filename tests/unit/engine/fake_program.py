@@ -212,11 +212,15 @@ def expected(request: Request, index: int, max_model_len: int) -> tuple[list[int
     stops |= set() if params.ignore_eos else set(request.eos_token_ids)
     output = list(request.output_token_ids)
     pending, most = request.pending, params.max_tokens or 10**9
+    draft = list(request.draft_token_ids)
+    if not b"".join(TOKENS[id] for id in draft).startswith(pending):
+        draft = []
     while True:
         total = len(request.prompt_token_ids) + len(output)
         if total >= max_model_len or most <= len(output):
             return output, "length"
-        output.append(expected_token(request, params, index, output, stops, pending))
+        output.append(expected_token(request, params, index, output, stops, pending, draft))
+        draft = draft[1:] if draft[:1] == output[-1:] else []
         spelled = len(TOKENS[output[-1]])
         is_given = spelled <= len(pending)
         if output[-1] in stops and not is_given:
@@ -231,6 +235,7 @@ def expected_token(
     output: list[int],
     stops: set[int],
     pending: bytes,
+    draft: list[int],
 ) -> int:
     bias = params.logit_bias or {}
     allowed = [t for t in range(VOCAB) if bias.get(t) != -np.inf]
@@ -259,7 +264,7 @@ def expected_token(
     token = next_token(tokens, how, allowed)
     if not pending or token in fitting(pending, allowed):
         return token
-    return again(tokens, how, canonical(pending, allowed))
+    return again(tokens, how, canonical(pending, allowed, draft))
 
 
 def fitting(pending: bytes, allowed: list[int]) -> list[int]:
@@ -271,13 +276,14 @@ def fitting(pending: bytes, allowed: list[int]) -> list[int]:
     ]
 
 
-def canonical(pending: bytes, allowed: list[int]) -> list[int]:
-    """The longest beginning, and what goes beyond."""
+def canonical(pending: bytes, allowed: list[int], draft: list[int]) -> list[int]:
+    """The draft's token, or the longest beginning, and what goes beyond."""
     longest = max(
         (t for t in range(VOCAB) if t not in SPECIAL and pending.startswith(TOKENS[t])),
         key=lambda t: len(TOKENS[t]),
     )
-    return [t for t in fitting(pending, allowed) if t == longest or TOKENS[t].startswith(pending)]
+    chosen = draft[0] if draft else longest
+    return [t for t in fitting(pending, allowed) if t == chosen or TOKENS[t].startswith(pending)]
 
 
 @dataclass
