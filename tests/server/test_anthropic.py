@@ -133,7 +133,12 @@ TABLE: list[tuple[dict[str, Any], int, str, str]] = [
     ({"messages": []}, 400, "invalid_request_error", "messages: at least one"),
     ({"stop_sequences": [""]}, 400, "invalid_request_error", "stop_sequences must not contain"),
     ({"tools": [{"name": "x"}]}, 400, "invalid_request_error", "tools is not supported"),
-    ({"thinking": {"type": "enabled"}}, 400, "invalid_request_error", "thinking is not supported"),
+    (
+        {"thinking": {"type": "enabled"}},
+        400,
+        "invalid_request_error",
+        "thinking: this model does not",
+    ),
     ({"temprature": 1}, 400, "invalid_request_error", "did you mean 'temperature'"),
     ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request_error", "[0].role"),
     (

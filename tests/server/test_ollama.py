@@ -136,7 +136,7 @@ TABLE: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "llama3"}, 404, "`llama3` does not exist"),
     ("chat", {"tools": [{"type": "function"}]}, 400, "tools is not supported"),
     ("chat", {"format": "json"}, 400, "format is not supported"),
-    ("chat", {"think": True}, 400, "think is not supported"),
+    ("chat", {"think": True}, 400, "think: this model does not think"),
     ("chat", {"messages": [{**USER, "images": ["aGk="]}]}, 400, "messages[0].images is not"),
     ("chat", {"messages": [{**USER, "colour": "x"}]}, 400, "messages[0].colour is unknown"),
     ("chat", {"messages": [{"role": "tool", "content": ""}]}, 400, "messages[0].role must be"),

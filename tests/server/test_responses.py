@@ -149,7 +149,7 @@ IMAGE = {"type": "input_image", "image_url": "data:"}
 TABLE: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "input", "input is required"),
     ({"input": []}, "input", "input is required"),
-    ({"input": [{"type": "function_call"}]}, "input[0].type", "only messages are supported"),
+    ({"input": [{"type": "function_call"}]}, "input[0].type", "only messages and reasoning"),
     ({"input": [{"role": "tool", "content": ""}]}, "input[0].role", "must be one of user"),
     ({"input": [{"role": "user", "colour": 1}]}, "input[0].colour", "is unknown"),
     ({"input": [{"role": "user", "status": "x"}]}, "input[0].status", "must be one of in_prog"),
@@ -161,7 +161,7 @@ TABLE: list[tuple[dict[str, Any], str, str]] = [
     ({"include": ["file_search_call.results"]}, "include", "is not supported"),
     ({"tools": [{"type": "web_search"}]}, "tools", "not supported"),
     ({"text": {"format": {"type": "json_object"}}}, "text", "not supported"),
-    ({"reasoning": {"effort": "low"}}, "reasoning", "not supported"),
+    ({"reasoning": {"effort": "low"}}, "reasoning.effort", "does not think"),
     ({"background": True}, "background", "not supported"),
     ({"truncation": "auto"}, "truncation", "not supported"),
     ({"max_tokens": 4}, "max_tokens", "unknown field"),
