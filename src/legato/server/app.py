@@ -29,6 +29,7 @@ def build_app(service: Service) -> FastAPI:
     generation = (openai_chat, openai_completions, responses, anthropic, ollama)
     for room in (*generation, models, ollama_models, tokenize, health, metrics):
         app.include_router(room.router)
+    app.include_router(ollama_models.root)
     errors.install(app)
     openapi.install(app)
     origins = [origin.strip() for origin in service.config.cors_origins.split(",")]

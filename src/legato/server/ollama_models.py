@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import PlainTextResponse
 
 from legato import __version__
 from legato.server.admission import read_object, require_key
@@ -15,6 +16,7 @@ from legato.server.ollama_reply import OLLAMA
 from legato.server.openapi import body_of
 from legato.server.protocol import parse
 from legato.server.service import Service, ServiceOf
+from legato.text.reasoning import block_of
 
 router = APIRouter(
     prefix="/api",
@@ -22,6 +24,15 @@ router = APIRouter(
     dependencies=[Depends(require_key)],
     route_class=OLLAMA.route_class(),
 )
+
+
+root = APIRouter(tags=["Ollama"])
+
+
+@root.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse)
+async def greet() -> str:
+    """What programs look for that want to know whether they have found Ollama."""
+    return "Ollama is running"
 
 
 class OllamaShowRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -65,9 +76,14 @@ async def show(http: Request, service: ServiceOf) -> dict[str, Any]:
             f"{info.architecture}.context_length": info.max_model_len,
             f"{info.architecture}.vocab_size": info.vocab_size,
         },
-        "capabilities": ["completion"],
+        "capabilities": ["completion", "thinking"] if _thinks(service) else ["completion"],
         "modified_at": _since(service),
     }
+
+
+def _thinks(service: Service) -> bool:
+    template = service.template
+    return template is not None and block_of(template.sources.values()) is not None
 
 
 def _card(service: Service) -> dict[str, Any]:
