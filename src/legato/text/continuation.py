@@ -102,13 +102,11 @@ def _encoded(prompt: Prompt, tokenizer: Tokenizer, quotes: Quotes) -> Prompt:
     if not prompt.continues:
         return replace(prompt, token_ids=ids)
     start = prompt.answer_start
-    header, words = prompt.text[:start], prompt.text[start:]
-    return replace(
-        prompt,
-        token_ids=ids,
-        header_ids=tokenizer.encode_prompt(header, start, quotes) if header else [],
-        words_ids=tokenizer.encode_words(words, max(prompt.seam - start, 0), quotes),
-    )
+    words = tokenizer.encode_words(prompt.text[start:], max(prompt.seam - start, 0), quotes)
+    # The header ends with the prompt's last control token, if there is none in the words.
+    known = [] if tokenizer.special_ids.intersection(words) else ids
+    header = tokenizer.encode_header(prompt.text[:start], quotes, known)
+    return replace(prompt, token_ids=ids, header_ids=header, words_ids=words)
 
 
 def _outcome(

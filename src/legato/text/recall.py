@@ -13,21 +13,18 @@ connection finds its answer at once. Of most prompts only hashes are kept.
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from legato.text.beginning import Beginning, hash_of_ids, hash_of_text
 from legato.text.continuation import Prompt
 from legato.text.trace import Agreement, Trace, Words, word_start, words_of
 from legato.text.vocabulary import Tokenizer
 
 if TYPE_CHECKING:
     from legato.text.resumption import Resumption
-
-_TAIL: Final = 16  # characters of a prompt that are compared before its hash is
 
 
 @dataclass(frozen=True)
@@ -49,32 +46,19 @@ class Recalled:
         return not self.rest
 
 
-class _Beginning(NamedTuple):
-    """A completion's prompt, as far as it is needed to know it again."""
-
-    length: int  # characters
-    tail: str
-    text: bytes  # hash
-    ids: bytes  # hash of those the model saw
-    kept: int  # of them
-    unusual: array[int] | None  # the ids themselves, where the tokenizer would make others
-    pending: bytes  # the prompt's end, which the answer's first tokens spell again
-
-
 class Remembered:
     """One answer while it grows."""
 
     def __init__(self, memory: AnswerMemory | None, key: _Key, ids: Iterable[int] = ()) -> None:
         self.key = key
         self.trace = Trace(ids)
-        self.beginning: _Beginning | None = None
+        self.beginning: Beginning | None = None
         self._memory = memory
 
     @property
     def size(self) -> int:
         """Token ids that are kept."""
-        unusual = self.beginning.unusual if self.beginning is not None else None
-        return len(self.trace) + len(unusual or ())
+        return len(self.trace) + (0 if self.beginning is None else len(self.beginning.own))
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Tokens came."""
@@ -114,12 +98,12 @@ class AnswerMemory:
             return Remembered(None, (salt, b""))
         if prompt.is_completion:
             remembered = Remembered(self, (salt, b""))
-            remembered.beginning = _beginning(prompt, resumption)
+            remembered.beginning = Beginning.of(prompt, resumption)
         else:
             header = _header(prompt)
             if resumption.prompt_token_ids != header:  # a token crosses the seam
                 return Remembered(None, (salt, b""))
-            remembered = Remembered(self, (salt, _hash(header)), resumption.output_token_ids)
+            remembered = Remembered(self, (salt, hash_of_ids(header)), resumption.output_token_ids)
         self._by_key.setdefault(remembered.key, []).append(remembered)
         self._used[remembered] = None
         self.grew(remembered, remembered.size)
@@ -154,44 +138,51 @@ class AnswerMemory:
 
     def _recall_chat(self, salt: str, prompt: Prompt, tokenizer: Tokenizer) -> _Match | None:
         header = _header(prompt)
-        answers = self._by_key.get((salt, _hash(header)), ())
+        answers = self._by_key.get((salt, hash_of_ids(header)), ())
         words = words_of(prompt.text[prompt.answer_start :], prompt.words_ids, tokenizer)
         best: _Match | None = None
         for remembered in reversed(answers):
             agreement = remembered.trace.agreement(words, tokenizer)
             match = _Match(remembered, header, words, agreement, prompt.words_ids)
-            if agreement.common and (best is None or match.missing < best.missing):
+            if agreement.common and match.is_better(best):
                 best = match
             if agreement.is_full:
                 break
         return best
 
     def _recall_completion(self, salt: str, prompt: Prompt, tokenizer: Tokenizer) -> _Match | None:
-        text, best = prompt.text, None
+        best: _Match | None = None
+        known: dict[tuple[int, bytes], Words] = {}
+        for remembered in self._begun_alike(salt, prompt.text):
+            beginning = remembered.beginning
+            assert beginning is not None
+            start = (beginning.length, beginning.pending)
+            if start not in known:
+                known[start] = beginning.words_in(prompt, tokenizer)
+            words = known[start]
+            agreement = remembered.trace.agreement(words, tokenizer)
+            match = _Match(remembered, [], words, agreement, prompt.token_ids)
+            if agreement.common <= len(beginning.pending) or not match.is_better(best):
+                continue
+            ids = beginning.ids_in(prompt, tokenizer)
+            if ids is not None:
+                best = match._replace(prompt_token_ids=ids)
+                if agreement.is_full:
+                    break
+        return best
+
+    def _begun_alike(self, salt: str, text: str) -> Iterator[Remembered]:
+        """Answers to prompts with which ``text`` begins, the latest first."""
         hashes: dict[int, bytes] = {}
         for remembered in reversed(self._by_key.get((salt, b""), ())):
             beginning = remembered.beginning
             assert beginning is not None
             length = beginning.length
-            if length >= len(text) or not text.startswith(
-                beginning.tail, length - len(beginning.tail)
-            ):
-                continue
-            if length not in hashes:
-                hashes[length] = _hash_text(text[:length])
-            if hashes[length] != beginning.text:
-                continue
-            words = _completion_words(prompt, beginning, tokenizer)
-            agreement = remembered.trace.agreement(words, tokenizer)
-            missing = len(words.plain) - agreement.common
-            if agreement.common <= len(beginning.pending) or (best and missing >= best.missing):
-                continue
-            ids = _ids_of(beginning, prompt, tokenizer)
-            if ids is not None:
-                best = _Match(remembered, ids, words, agreement, prompt.token_ids)
-            if best is not None and best.agreement.is_full:
-                break
-        return best
+            if beginning.may_begin(text):
+                if length not in hashes:
+                    hashes[length] = hash_of_text(text[:length])
+                if hashes[length] == beginning.text:
+                    yield remembered
 
 
 class _Match(NamedTuple):
@@ -205,6 +196,9 @@ class _Match(NamedTuple):
     def missing(self) -> int:
         """Bytes of the words that are not remembered."""
         return len(self.words.plain) - self.agreement.common
+
+    def is_better(self, best: _Match | None) -> bool:
+        return best is None or self.missing < best.missing
 
     def recalled(self, tokenizer: Tokenizer) -> Recalled | None:
         if not self.agreement.is_full:
@@ -253,51 +247,3 @@ def _ends_from_back(ids: list[int], length: int, tokenizer: Tokenizer) -> dict[i
 
 def _header(prompt: Prompt) -> list[int]:
     return prompt.header_ids if prompt.continues else prompt.token_ids
-
-
-def _beginning(prompt: Prompt, resumption: Resumption) -> _Beginning:
-    ids = resumption.prompt_token_ids
-    usual = prompt.token_ids[: len(ids)] == ids
-    return _Beginning(
-        len(prompt.text),
-        prompt.text[-_TAIL:],
-        _hash_text(prompt.text),
-        _hash(ids),
-        len(ids),
-        None if usual else array("I", ids),
-        resumption.pending,
-    )
-
-
-def _ids_of(beginning: _Beginning, prompt: Prompt, tokenizer: Tokenizer) -> list[int] | None:
-    """The ids which the model saw of the beginning; None if ``prompt`` begins otherwise (no BOS)."""
-    has_bos = prompt.token_ids[0] == tokenizer.bos_token_id
-    if beginning.unusual is not None:
-        unusual = beginning.unusual.tolist()
-        return unusual if (unusual[0] == tokenizer.bos_token_id) == has_bos else None
-    ids = prompt.token_ids[: beginning.kept]
-    if _hash(ids) == beginning.ids:
-        return ids
-    text = prompt.text[: beginning.length]
-    ids = tokenizer.encode(text, add_special_tokens=has_bos)[: beginning.kept]
-    return ids if _hash(ids) == beginning.ids else None
-
-
-def _completion_words(prompt: Prompt, beginning: _Beginning, tokenizer: Tokenizer) -> Words:
-    """What the prompt says beyond ``beginning``, behind what the answer spelled again."""
-    text = prompt.text[beginning.length :]
-    ids: list[int] = []
-    if not tokenizer.special_ids.isdisjoint(prompt.token_ids[beginning.kept :]):
-        ids = tokenizer.encode(text, add_special_tokens=False)
-    words = words_of(text, ids, tokenizer)
-    shift = len(beginning.pending)
-    controls = [(offset + shift, id) for offset, id in words.controls]
-    return Words(beginning.pending + words.plain, controls)
-
-
-def _hash(ids: Sequence[int]) -> bytes:
-    return blake2b(array("I", ids).tobytes(), digest_size=16).digest()
-
-
-def _hash_text(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16).digest()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from legato.text.vocabulary import Tokenizer
+
+_PORTION: Final = 32  # tokens that are spelled at once
 
 
 class Words(NamedTuple):
@@ -51,8 +53,9 @@ class Trace:
         return len(self.ids)
 
     def agreement(self, words: Words, tokenizer: Tokenizer) -> Agreement:
-        self._spell(tokenizer)
         common = common_prefix(words.plain, self._text)
+        while common == len(self._text) and self._spell(tokenizer):
+            common += common_prefix(words.plain[common:], self._text[common:])
         least = 0
         for offset, id in words.controls:
             index = self._find(id, offset, least) if offset <= common else None
@@ -64,7 +67,7 @@ class Trace:
     def whole(self, place: int, least: int = 0) -> int:
         """How many tokens stand before ``place``; control tokens at the end do not count.
 
-        The trace must be spelled (``agreement``).
+        ``place`` is at most the ``common`` of an agreement: further the trace may not be spelled.
         """
         index = bisect_right(self._ends, place)
         if index == 0 or self._ends[index - 1] == 0:
@@ -88,12 +91,14 @@ class Trace:
                 return index
         return None
 
-    def _spell(self, tokenizer: Tokenizer) -> None:
-        """Only when somebody asks: most answers are never continued."""
-        for id in self.ids[len(self._ends) :]:
+    def _spell(self, tokenizer: Tokenizer) -> bool:
+        """Spell some more tokens; False if there are none. Most answers are never asked for."""
+        start = len(self._ends)
+        for id in self.ids[start : start + _PORTION]:
             if id not in tokenizer.special_ids:
                 self._text += tokenizer.token_bytes(id)
             self._ends.append(len(self._text))
+        return len(self._ends) > start
 
 
 def common_prefix(one: bytes, other: bytes | bytearray) -> int:

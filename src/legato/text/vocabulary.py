@@ -87,6 +87,21 @@ class Tokenizer:
         """As ``encode_prompt``, of words which go on in the middle of a text."""
         return self._quoted_ids(text, seam, quotes, Place.INSIDE) if text else []
 
+    def encode_header(self, text: str, quotes: Quotes, prompt_ids: list[int]) -> list[int]:
+        """As ``encode_prompt``, of the beginning of a prompt that has ``prompt_ids``.
+
+        What stands before the last control token is the same in both.
+        """
+        last = len(prompt_ids) - 1
+        while last > 0 and prompt_ids[last] not in self.special_ids:
+            last -= 1
+        at = text.rfind(self.token_text(prompt_ids[last])) if last > 0 else -1
+        if at >= 0:
+            ids = self._quoted_ids(text[at:], len(text), quotes, Place.MIDWAY)
+            if ids[0] == prompt_ids[last]:
+                return prompt_ids[:last] + ids
+        return self.encode_prompt(text, len(text), quotes) if text else []
+
     def _quoted_ids(self, text: str, seam: int, quotes: Quotes, place: Place) -> list[int]:
         whole = self._encoding(text, True, place)
         controls = self._controls(text, whole)
