@@ -13,7 +13,15 @@ import msgspec
 
 from legato.constraint.tokens import TokenTable
 from legato.errors import ContextLengthError, EngineError, RequestError
-from legato.request import FinishReason, Output, Request, SamplingParams, Thinking, TokenLogprobs
+from legato.request import (
+    NO_GUIDANCE,
+    FinishReason,
+    Guidance,
+    Output,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+)
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
 from legato.text.parting import Parting, given
@@ -25,19 +33,6 @@ from legato.text.stream import TextStream
 if TYPE_CHECKING:
     from legato.models.info import ModelInfo
     from legato.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guidance:
-    """What steers an answer besides its sampling parameters."""
-
-    token_healing: bool = True
-    thinking: Thinking | None = None
-    grammar: str = ""  # as ``llguidance`` reads it; checked
-    parting: Parting | None = None  # of the answer into thoughts and content
-
-
-NO_GUIDANCE = Guidance()
 
 
 def keeps_tokens(params: SamplingParams) -> bool:

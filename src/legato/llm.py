@@ -22,10 +22,8 @@ from typing import Any, cast
 
 from legato import models
 from legato.answer import (
-    NO_GUIDANCE,
     Answer,
     Choice,
-    Guidance,
     Piece,
     completion_prompt,
     keeps_tokens,
@@ -36,7 +34,7 @@ from legato.config import EngineConfig
 from legato.engine import Engine
 from legato.errors import RequestError
 from legato.progress import NoBar, TokenBar
-from legato.request import SamplingParams, TokenLogprobs
+from legato.request import NO_GUIDANCE, Guidance, SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.precedence import ContinueFinalMessage

@@ -62,6 +62,17 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     closing_ids: list[int] = []  # what closes the block when the budget is used up
 
 
+class Guidance(msgspec.Struct, frozen=True, kw_only=True):
+    """What steers an answer besides its sampling parameters."""
+
+    token_healing: bool = True
+    thinking: Thinking | None = None
+    grammar: str = ""  # as ``llguidance`` reads it; checked
+
+
+NO_GUIDANCE = Guidance()
+
+
 class Request(msgspec.Struct, kw_only=True):
     """One prompt to continue, ``params.n`` times.
 

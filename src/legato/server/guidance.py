@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from legato.answer import Guidance
 from legato.errors import RequestError
+from legato.request import Guidance
 from legato.text.parting import parting_of
 from legato.text.thinking import thinking_of, wish
 
 if TYPE_CHECKING:
     from legato.server.service import Service
+    from legato.server.structured import Wanted
     from legato.text.continuation import Prompt
 
 
@@ -27,6 +28,10 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def wanted_thoughts(self) -> tuple[bool | str | None, str]:
         """Whether the model shall think, or how hard, as ``thinking.wish`` has it; and who says so."""
         return None, ""
+
+    def wanted_grammar(self) -> Wanted | None:
+        """What the content shall be; None: anything. Raises RequestError."""
+        return None
 
     @property
     def budgets(self) -> dict[str, int | None]:
@@ -50,16 +55,17 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return None if budget == -1 else budget
 
 
-def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service) -> Guidance:
-    """Raises RequestError naming the field."""
+def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, grammar: str) -> Guidance:
+    """``grammar``: of ``structured.grammar_of``. Raises RequestError naming the field."""
     parser, budget = service.config.reasoning_parser, fields.thinking_budget
     if prompt.template is not None and wish(prompt.template, *fields.wanted_thoughts).forbids:
         budget = 0
     thinking = None
-    if budget is not None:
+    if budget is not None or grammar:
         thinking = thinking_of(prompt, parser, budget, service.text)
     return Guidance(
         token_healing=fields.token_healing,
         thinking=thinking,
+        grammar=grammar,
         parting=parting_of(prompt, parser, service.text),
     )

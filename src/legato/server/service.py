@@ -15,9 +15,7 @@ from fastapi import Depends
 from fastapi import Request as HttpRequest
 
 from legato.answer import (
-    NO_GUIDANCE,
     Answer,
-    Guidance,
     Piece,
     keeps_tokens,
     make_request,
@@ -27,7 +25,7 @@ from legato.config import ServerConfig
 from legato.constraint.tokens import Spellings, TokenTable
 from legato.messages import Stats
 from legato.models.info import ModelInfo
-from legato.request import Output, Request, SamplingParams
+from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
 from legato.sampling_params import SeedSource
 from legato.server.bridge import EngineState
 from legato.server.errors import ModelNotFoundError, NotReadyError
