@@ -10,6 +10,7 @@ under a grammar has its masks ready. ``llguidance`` locks what is shared.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -52,9 +53,11 @@ MOST_EXPECTED = 12
 MOST_COMPLAINT = 1000
 """Characters of what ``llguidance`` says about a grammar."""
 
-NO_FORCING = '%llguidance {"no_forcing": true}\n'
-"""First line of every grammar. Otherwise a mask allows but one spelling of a text that must come,
+NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
+"""Last line of every grammar. Otherwise a mask allows but one spelling of a text that must come,
 which only a tokenizer knows; here the model chooses among all of them."""
+
+_SOURCE_LINES = re.compile(r"\n +\d+ \|.*", re.DOTALL)
 
 
 class _Vocabulary:
@@ -109,7 +112,7 @@ class GrammarVocabulary:
             if kept is not None:
                 self._compiled.move_to_end(source)
                 return kept.deep_copy()
-        matcher = LLMatcher(self.ll_tokenizer, NO_FORCING + source, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self.ll_tokenizer, source + NO_FORCING, log_level=0, limits=LIMITS)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some limits are met only here
         if matcher.is_error():
@@ -257,13 +260,17 @@ class Grammar:
 
 
 def complaint(matcher: LLMatcher) -> str:
-    """The error that a matcher is in."""
-    lines = matcher.get_error().replace(NO_FORCING, "").partition("\n<")[0].strip()
-    if lines.startswith("NoExtension"):
+    """The error that a matcher is in, without what it says of itself and of ``NO_FORCING``."""
+    said = matcher.get_error().partition("\n<")[0].strip()
+    if said.startswith("NoExtension"):
         return "no text fits the grammar"
-    if lines.startswith("panic"):
+    if said.startswith("panic"):
         return "the grammar is too large"
-    return lines[:MOST_COMPLAINT]
+    _, is_schema, rest = said.partition("failed to compile JSON schema: ")
+    if is_schema:  # the lines with "|" show a source that the client did not write
+        return _SOURCE_LINES.sub("", rest)[:MOST_COMPLAINT].strip()
+    lines = [line for line in said.splitlines() if NO_FORCING.strip() not in line]
+    return "\n".join(lines).strip()[:MOST_COMPLAINT]
 
 
 # One thread: the native step uses all cores meanwhile, and a batch of 16 takes about a millisecond.

@@ -22,6 +22,13 @@ from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
+from legato.server.structured import (
+    OutputConfig,
+    OutputFormat,
+    Wanted,
+    anthropic_format,
+    grammar_of,
+)
 from legato.server.turns import Extras
 from legato.text.continuation import Prompt
 
@@ -38,8 +45,6 @@ NO_EFFECT = frozenset({"metadata", "service_tier", "cache_control"})
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ({"type": "auto"}, {"type": "none"}),
-    "output_config": ({},),
-    "output_format": (),
     "container": (),
     "context_management": ({},),
     "mcp_servers": ([],),
@@ -56,6 +61,8 @@ class CountTokensRequest(ThinkingFields, msgspec.Struct, kw_only=True, forbid_un
     messages: list[dict[str, Any]]
     system: str | list[dict[str, Any]] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
     parse_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -68,6 +75,11 @@ class MessagesRequest(ThinkingFields, Extras, kw_only=True, forbid_unknown_field
     thinking: dict[str, Any] | None = None
     max_tokens: int
     stop_sequences: list[str] | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # what older clients call it
+
+    def wanted_grammar(self) -> Wanted | None:
+        return anthropic_format(self.output_config, self.output_format)
 
     @property
     def budgets(self) -> dict[str, int | None]:
@@ -82,7 +94,8 @@ async def messages(http: Request, service: ServiceOf) -> Response:
     request = parse(body, MessagesRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
     prompt = await off_loop(size, lambda: prompt_of(request, service))
-    answer = _begin(request, prompt, service)
+    grammar = await grammar_of(request, prompt, service)
+    answer = _begin(request, prompt, service, grammar)
     if request.stream:
         return EventStream(stream(answer, service, echo=request.echo), ANTHROPIC)
     await unless_disconnected(http, service.complete(answer))
@@ -100,7 +113,7 @@ async def count_tokens(http: Request, service: ServiceOf) -> Response:
     return json_response({"input_tokens": len(prompt.token_ids)})
 
 
-def _begin(request: MessagesRequest, prompt: Prompt, service: Service) -> Answer:
+def _begin(request: MessagesRequest, prompt: Prompt, service: Service, grammar: str) -> Answer:
     with naming({"stop": "stop_sequences", "max_thinking_tokens": "thinking.budget_tokens"}):
         return service.answer(
             prompt,
@@ -109,5 +122,5 @@ def _begin(request: MessagesRequest, prompt: Prompt, service: Service) -> Answer
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="messages",
-            guidance=guidance_of(request, prompt, service),
+            guidance=guidance_of(request, prompt, service, grammar),
         )

@@ -24,6 +24,7 @@ from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
+from legato.server.structured import Wanted, grammar_of, ollama_format
 from legato.server.turns import TurnFormat, render
 from legato.text.continuation import Prompt
 from legato.text.reasoning_split import Parted
@@ -40,7 +41,6 @@ NO_EFFECT = frozenset({"keep_alive"})
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
-    "format": ("",),
     "images": ([],),
     "suffix": ("",),
     "template": ("",),
@@ -110,6 +110,7 @@ class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     logprobs: bool = False
     top_logprobs: int | None = None
     think: bool | str | None = None
+    format: str | dict[str, Any] | None = None
     echo: bool = False
     priority: int = 0
     cache_salt: str | None = None
@@ -123,6 +124,9 @@ class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
                 f"think must be true, false, {', '.join(EFFORTS)}, got {self.think!r}", "think"
             )
         return self.think, "think"
+
+    def wanted_grammar(self) -> Wanted | None:
+        return ollama_format(self.format)
 
 
 Fields = TypeVar("Fields", bound=OllamaFields)
@@ -195,7 +199,8 @@ def _generate_prompt(request: OllamaGenerateRequest, service: Service) -> Prompt
 async def _reply(
     http: Request, request: OllamaFields, prompt: Prompt, service: Service, say: Say
 ) -> Response:
-    answer = _begin(request, prompt, service)
+    grammar = await grammar_of(request, prompt, service)
+    answer = _begin(request, prompt, service, grammar)
     reply = Reply(answer, service, say, _echoed(request, answer))
     if request.stream:
         return EventStream(reply.records(), OLLAMA)
@@ -209,7 +214,7 @@ def _echoed(request: OllamaFields, answer: Answer) -> Parted:
     return Parted("", answer.prompt.text) if raw else answer.given
 
 
-def _begin(request: OllamaFields, prompt: Prompt, service: Service) -> Answer:
+def _begin(request: OllamaFields, prompt: Prompt, service: Service, grammar: str) -> Answer:
     options = _options(request)
     field = "messages" if isinstance(request, OllamaChatRequest) else "prompt"
     room = _room(options, prompt, service.engine.info.max_model_len, field)
@@ -223,7 +228,7 @@ def _begin(request: OllamaFields, prompt: Prompt, service: Service) -> Answer:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field=field,
-            guidance=guidance_of(request, prompt, service),
+            guidance=guidance_of(request, prompt, service, grammar),
         )
 
 

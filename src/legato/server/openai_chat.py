@@ -24,6 +24,7 @@ from legato.server.protocol import naming, parse
 from legato.server.render_command import rendered
 from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
+from legato.server.structured import grammar_of
 from legato.server.usage import chat_usage
 from legato.text.continuation import Prompt
 
@@ -51,6 +52,7 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
     request.check_streaming()
     params = sampling_params(request, service.engine.info.default_sampling)
     prompt = await off_loop(size, lambda: render(request, service))
+    grammar = await grammar_of(request, prompt, service)
     with naming(request.names):
         answer = service.answer(
             prompt,
@@ -59,7 +61,7 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="messages",
-            guidance=guidance_of(request, prompt, service),
+            guidance=guidance_of(request, prompt, service, grammar),
         )
     if request.stream:
         return EventStream(ChatStream(request, answer, service).events())

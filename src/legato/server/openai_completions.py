@@ -23,6 +23,7 @@ from legato.server.openapi import body_of
 from legato.server.protocol import GenerationFields, parse
 from legato.server.service import Service, ServiceOf, new_id, off_loop
 from legato.server.sse import EventStream, unless_disconnected
+from legato.server.structured import grammar_of
 from legato.server.usage import usage
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
@@ -85,14 +86,15 @@ async def completions(http: Request, service: ServiceOf) -> Response:
     request = parse(body, CompletionRequest)
     service.check_model(request.model)
     request.check_streaming()
-    answers = await off_loop(size, lambda: _answers(request, service))
+    grammar = await grammar_of(request, None, service)
+    answers = await off_loop(size, lambda: _answers(request, service, grammar))
     if request.stream:
         return EventStream(CompletionStream(request, answers, service).events())
     await unless_disconnected(http, _complete(answers, service))
     return json_response(_whole(request, answers, service))
 
 
-def _answers(request: CompletionRequest, service: Service) -> list[Answer]:
+def _answers(request: CompletionRequest, service: Service, grammar: str) -> list[Answer]:
     params = sampling_params(request, service.engine.info.default_sampling)
     request_id = new_id("cmpl", request.request_id)
     prompts = [
@@ -107,7 +109,7 @@ def _answers(request: CompletionRequest, service: Service) -> list[Answer]:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="prompt",
-            guidance=guidance_of(request, prompt, service),
+            guidance=guidance_of(request, prompt, service, grammar),
         )
         for number, prompt in enumerate(prompts)
     ]

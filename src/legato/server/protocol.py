@@ -15,6 +15,7 @@ import msgspec
 
 from legato.errors import RequestError
 from legato.server.guidance import GuidanceFields
+from legato.server.structured import ResponseFormat, StructuredOutputs, Wanted, openai_grammar
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -46,7 +47,7 @@ class SamplingFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
 
 
 class GenerationFields(SamplingFields, kw_only=True, forbid_unknown_fields=True):
-    """What chat and completions have in common: OpenAI's sampling fields and vLLM's extras."""
+    """What chat and completions have in common: OpenAI's fields, vLLM's extras, two of llama.cpp."""
 
     max_tokens: int | None = None
     n: int | None = None
@@ -58,6 +59,23 @@ class GenerationFields(SamplingFields, kw_only=True, forbid_unknown_fields=True)
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     request_id: str | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+
+    def wanted_grammar(self) -> Wanted | None:
+        return openai_grammar(
+            self.response_format,
+            self.structured_outputs,
+            msgspec.structs.asdict(self),
+            self.guided_whitespace_pattern,
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -88,6 +106,7 @@ NO_EFFECT = frozenset(
         "prompt_cache_key",
         "parallel_tool_calls",
         "session_id",
+        "guided_decoding_backend",
     }
 )
 """Hints for the operator of a service, or about tools, which are refused anyway: any value goes."""
@@ -99,7 +118,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -126,14 +144,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),  # in a chat, the template has the say
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_decoding_backend": (),
-    "guided_whitespace_pattern": (),
-    "grammar": (),
     "kv_transfer_params": (),
     "ec_transfer_params": (),
     "vllm_xargs": ({},),

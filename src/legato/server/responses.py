@@ -35,6 +35,7 @@ from legato.server.responses_items import (
 from legato.server.responses_reply import Reply
 from legato.server.service import Service, ServiceOf, off_loop
 from legato.server.sse import EventStream, unless_disconnected
+from legato.server.structured import TextOptions, Wanted, grammar_of
 from legato.server.turns import Extras, render
 from legato.text.continuation import Prompt
 from legato.text.precedence import ContinueFinalMessage
@@ -47,11 +48,9 @@ NO_EFFECT = frozenset(
     {"user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "max_tool_calls"}
 )
 
-_TEXT = {"format": {"type": "text"}}
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "text": ({}, _TEXT, {"verbosity": "medium"}, {**_TEXT, "verbosity": "medium"}),
     "truncation": ("disabled",),
     "background": (False,),
     "background_options": (),
@@ -95,6 +94,10 @@ class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     stop: str | list[str] | None = None
     reasoning: ReasoningOptions | None = None
+    text: TextOptions | None = None
+
+    def wanted_grammar(self) -> Wanted | None:
+        return self.text.wanted() if self.text else None
 
     @property
     def wanted_thoughts(self) -> tuple[bool | str | None, str]:
@@ -116,7 +119,8 @@ async def create(http: Request, service: ServiceOf) -> Response:
     items, continued = _conversation(request, service)
     length = size + sum(len(text_of_item(item)) for item in items)
     prompt = await off_loop(length, lambda: _prompt(request, items, service, continued=continued))
-    answer = _begin(request, prompt, service)
+    grammar = await grammar_of(request, prompt, service)
+    answer = _begin(request, prompt, service, grammar)
     reply = Reply(request, answer, service, items, continued=continued)
     if request.stream:
         return EventStream(reply.events())
@@ -165,7 +169,7 @@ def _prompt(
         return render(turns, service, request, continued=continued and field)
 
 
-def _begin(request: ResponsesRequest, prompt: Prompt, service: Service) -> Answer:
+def _begin(request: ResponsesRequest, prompt: Prompt, service: Service, grammar: str) -> Answer:
     params = request.params(
         service.engine.info.default_sampling,
         max_tokens=request.max_output_tokens,
@@ -179,7 +183,7 @@ def _begin(request: ResponsesRequest, prompt: Prompt, service: Service) -> Answe
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="input",
-            guidance=guidance_of(request, prompt, service),
+            guidance=guidance_of(request, prompt, service, grammar),
         )
 
 

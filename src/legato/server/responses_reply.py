@@ -21,6 +21,7 @@ from legato.server.responses_items import (
 )
 from legato.server.responses_store import StoredResponse
 from legato.server.service import Service
+from legato.server.structured import text_format
 from legato.text.reasoning_split import Parted
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Reply:
             },
             "store": request.store,
             "temperature": params.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": text_format(request.text)},
             "tool_choice": "auto",
             "tools": [],
             "top_logprobs": request.top_logprobs or 0,
