@@ -8,7 +8,6 @@ import msgspec
 
 from legato.errors import RequestError
 from legato.request import Guidance
-from legato.text.parting import parting_of
 from legato.text.thinking import thinking_of, wish
 
 if TYPE_CHECKING:
@@ -57,15 +56,14 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, grammar: str) -> Guidance:
     """``grammar``: of ``structured.grammar_of``. Raises RequestError naming the field."""
-    parser, budget = service.config.reasoning_parser, fields.thinking_budget
+    budget = fields.thinking_budget
     if prompt.template is not None and wish(prompt.template, *fields.wanted_thoughts).forbids:
         budget = 0
     thinking = None
     if budget is not None or grammar:
-        thinking = thinking_of(prompt, parser, budget, service.text)
+        thinking = thinking_of(prompt, service.config.reasoning_parser, budget, service.text)
     return Guidance(
         token_healing=fields.token_healing,
         thinking=thinking,
         grammar=grammar,
-        parting=parting_of(prompt, parser, service.text),
     )

@@ -32,6 +32,7 @@ from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.metrics import Metrics, Stopwatch
 from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
+from legato.text.parting import parting_of
 from legato.text.recall import AnswerMemory
 from legato.text.resumption import resume
 from legato.text.template import ChatTemplate
@@ -140,7 +141,7 @@ class Service:
             request,
             self.text,
             [self.memory.begin(salt, prompt, resumption) for _ in choices],
-            guidance.parting,
+            parting_of(prompt, self.config.reasoning_parser, self.text),
         )
 
     @cached_property
