@@ -127,6 +127,13 @@ class AnswerMemory:
         while self._tokens > self._max_tokens or len(self._used) > self._max_answers:
             self._drop(next(iter(self._used)))
 
+    def check_integrity(self) -> None:
+        """Raises AssertionError if what is counted, used and found by key are not the same."""
+        filed = [answer for answers in self._by_key.values() for answer in answers]
+        assert set(filed) == set(self._used) and len(filed) == len(self._used)
+        assert all(self._by_key.values())
+        assert self._tokens == sum(answer.size for answer in filed)
+
     def _drop(self, remembered: Remembered) -> None:
         del self._used[remembered]
         self._tokens -= remembered.size
