@@ -29,6 +29,7 @@ from legato.text.reasoning_split import Parted
 from legato.text.recall import Remembered
 from legato.text.resumption import Resumption
 from legato.text.stream import TextStream
+from legato.text.thinking import resumed
 
 if TYPE_CHECKING:
     from legato.models.info import ModelInfo
@@ -97,7 +98,7 @@ def make_request(
         output_token_ids=resumption.output_token_ids,
         pending=resumption.pending,
         draft_token_ids=resumption.draft,
-        thinking=guidance.thinking,
+        thinking=guidance.thinking and resumed(guidance.thinking, prompt, resumption, tokenizer),
         grammar=guidance.grammar,
         grammar_text=_given_content(prompt, resumption) if guidance.grammar else b"",
         params=settled,

@@ -159,7 +159,12 @@ def test_a_budget(
 ) -> None:
     server = Server(tokenizer, template, ANSWER)
     messages = [*ASKED, {"role": "assistant", **last}] if last else ASKED
-    server.ask("/v1/chat/completions", messages=messages, max_thinking_tokens=budget)
+    server.ask(
+        "/v1/chat/completions",
+        messages=messages,
+        max_thinking_tokens=budget,
+        token_healing=False,
+    )
     thinking = server.engine.requests[-1].thinking
     assert thinking is not None and thinking.is_open
     assert (thinking.budget, thinking.used) == (limit, used)

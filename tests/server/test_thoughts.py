@@ -57,13 +57,14 @@ def test_a_budget_ends_the_thoughts(gpt: openai.OpenAI) -> None:
     assert thought(gpt, reasoning_effort="none", extra_body={})[:2] == none[:2]
 
 
-def test_given_thoughts_count(gpt: openai.OpenAI) -> None:
+def test_given_thoughts_count_wherever_they_were_cut(gpt: openai.OpenAI) -> None:
     reasoning, content, _ = thought(gpt)
-    begun = {"role": "assistant", "content": None, "reasoning_content": reasoning[:9]}
-    rest = thought(gpt, messages=[*QUESTION, begun])
-    assert rest[0] == reasoning[9:]
-    shared = min(len(rest[1]), len(content))
-    assert rest[1][:shared] == content[:shared]
+    for cut in range(1, len(reasoning) + 1):
+        begun = {"role": "assistant", "content": None, "reasoning_content": reasoning[:cut]}
+        rest = thought(gpt, messages=[*QUESTION, begun])
+        assert (rest[0] or "") == reasoning[cut:]
+        shared = min(len(rest[1]), len(content))
+        assert rest[1][:shared] == content[:shared]
 
 
 def test_a_chat_stream_is_the_whole(gpt: openai.OpenAI) -> None:

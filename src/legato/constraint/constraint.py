@@ -70,7 +70,12 @@ class Constraint:
     def draft(self, most: int) -> list[int]:
         """Up to ``most`` tokens that are likely to come next."""
         if self._healing is not None:
-            return self._healing.draft[:most]
+            draft = self._healing.draft[:most]
+            # What follows the given text may have to be the closing mark: it is not chosen with it.
+            ends_here = (
+                self._is_thinking and self._thoughts is not None and self._thoughts.is_limited
+            )
+            return draft[:-1] if ends_here else draft
         if self._thoughts is not None and self._is_thinking:
             return self._thoughts.forced[:most]
         return self.grammar.draft(min(most, MAX_DRAFT)) if self.grammar is not None else []

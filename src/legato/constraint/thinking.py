@@ -41,6 +41,10 @@ class Thoughts:
         return self.place is Place.START and bool(self._text.lstrip(b"\n"))
 
     @property
+    def is_limited(self) -> bool:
+        return self._thinking.budget is not None
+
+    @property
     def forced(self) -> list[int]:
         """The tokens that must come now, because the budget is used up."""
         return self._closing
@@ -58,9 +62,9 @@ class Thoughts:
     def accept(self, spelled: bytes, *, is_new: bool = True) -> bytes:
         """A token was chosen; returns that part of it which belongs to the content.
 
-        Not ``is_new``: it spells what was given, and counted, with the request.
+        Not ``is_new``: it spells what was given with the request, and comes whatever the budget is.
         """
-        self._used += is_new and self.place is Place.INSIDE
+        self._used += self.place is Place.INSIDE
         is_closing = is_new and bool(self._closing)
         if is_closing:
             self._closing = self._closing[1:]

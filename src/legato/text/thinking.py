@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
+from msgspec import structs
 
 from legato.errors import RequestError
 from legato.request import Thinking
@@ -15,6 +16,7 @@ from legato.text.continuation import Prompt
 from legato.text.messages import prepare
 from legato.text.parting import block_at, state_at_seam
 from legato.text.reasoning import HARMONY, Block, block_of
+from legato.text.resumption import Resumption
 from legato.text.sandbox import ENVIRONMENT
 from legato.text.seam import reasoning_seam
 from legato.text.template import ChatTemplate
@@ -56,19 +58,33 @@ def thinking_of(
         closing=block.closing.encode(),
         is_open=where == "inside" or block == HARMONY,
         budget=None if budget is None else budget + header,
-        used=_given(prompt, block, tokenizer) if where == "inside" else 0,
         closing_ids=tokenizer.encode(closing, add_special_tokens=False),
     )
 
 
-def _given(prompt: Prompt, block: Block, tokenizer: Tokenizer) -> int:
-    """Tokens of the thoughts that the client wrote."""
-    thoughts = prompt.prefill.lstrip()
-    if thoughts.startswith(block.opening):
-        thoughts = thoughts.removeprefix(block.opening).lstrip("\n")
-    else:
-        thoughts = prompt.prefill
-    return len(tokenizer.encode(thoughts, add_special_tokens=False))
+def resumed(
+    thinking: Thinking, prompt: Prompt, resumption: Resumption, tokenizer: Tokenizer
+) -> Thinking:
+    """With the tokens of given thoughts as used, but for those that will be spelled again."""
+    if not (thinking.is_open and prompt.prefill):
+        return thinking
+    opening = thinking.opening.decode()
+    own = prompt.prefill.lstrip().startswith(opening)
+    mark = (
+        prompt.text.find(opening, prompt.seam)
+        if own
+        else prompt.text.rfind(opening, 0, prompt.seam)
+    )
+    # Where the model writes the mark, the white space behind it is counted, too.
+    start = max(mark + len(opening), prompt.answer_start)
+    left = len(prompt.text[start:].encode()) - len(resumption.pending)
+    used = 0
+    for id in reversed([*resumption.prompt_token_ids, *resumption.output_token_ids]):
+        if left <= 0:
+            break
+        left -= len(tokenizer.token_bytes(id))
+        used += 1
+    return structs.replace(thinking, used=used)
 
 
 @lru_cache(maxsize=16)
