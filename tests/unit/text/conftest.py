@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from trained import sentencepiece_metadata, train_sentencepiece
 
 from legato.errors import ModelError
-from legato.text.gguf_tokenizer import load_gguf_tokenizer
+from legato.text.gguf_tokenizer import build_gguf_tokenizer, load_gguf_tokenizer
 from legato.text.template import ChatTemplate
 from legato.text.vocabulary import Tokenizer
 from legato.weights import hub
@@ -42,6 +43,20 @@ def smollm2(smollm2_path: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def gemma3(gemma3_path: Path) -> Tokenizer:
     return load_gguf_tokenizer(gemma3_path)
+
+
+@pytest.fixture(scope="session")
+def space_prefixed() -> Tokenizer:
+    """As Llama 2's."""
+    model = train_sentencepiece(space_prefix=True)
+    metadata = sentencepiece_metadata(model, space_prefix=True)
+    return build_gguf_tokenizer(Path("m.gguf"), metadata)
+
+
+@pytest.fixture(params=["smollm2", "gemma3", "space_prefixed"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    found: Tokenizer = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="session")

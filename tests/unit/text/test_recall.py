@@ -68,32 +68,28 @@ def check_exact(
 class TestAnyTokensResumeExactly:
     """At every character of an answer in unusual tokens."""
 
-    def test_in_a_chat(self, memory: AnswerMemory, smollm2: Tokenizer, gemma3: Tokenizer) -> None:
-        for tokenizer in (smollm2, gemma3):
-            for template in (PLAIN, THINKING):
-                fresh = build_prompt(template, tokenizer, [USER])
-                ids = unusual(tokenizer, ANSWER)
-                answered(memory, tokenizer, fresh, ids)
-                for cut in range(1, len(ANSWER) + 1):
-                    prompt = chat(tokenizer, ANSWER[:cut], template=template)
-                    found = resume(prompt, tokenizer, memory, "", healing=True)
-                    assert found.prompt_token_ids == fresh.token_ids
-                    words = ANSWER[:cut].encode()
-                    check_exact(tokenizer, found, fresh.token_ids, ids, words)
-
-    def test_in_a_completion(
-        self, memory: AnswerMemory, smollm2: Tokenizer, gemma3: Tokenizer
-    ) -> None:
-        for tokenizer in (smollm2, gemma3):
-            first = completion_prompt(tokenizer, QUESTION)
+    def test_in_a_chat(self, memory: AnswerMemory, tokenizer: Tokenizer) -> None:
+        for template in (PLAIN, THINKING):
+            fresh = build_prompt(template, tokenizer, [USER])
             ids = unusual(tokenizer, ANSWER)
-            begun = answered(memory, tokenizer, first, ids)
+            answered(memory, tokenizer, fresh, ids)
             for cut in range(1, len(ANSWER) + 1):
-                prompt = completion_prompt(tokenizer, QUESTION + ANSWER[:cut])
+                prompt = chat(tokenizer, ANSWER[:cut], template=template)
                 found = resume(prompt, tokenizer, memory, "", healing=True)
-                assert found.output_token_ids == []
-                words = begun.pending + ANSWER[:cut].encode()
-                check_exact(tokenizer, found, begun.prompt_token_ids, begun.draft + ids, words)
+                assert found.prompt_token_ids == fresh.token_ids
+                words = ANSWER[:cut].encode()
+                check_exact(tokenizer, found, fresh.token_ids, ids, words)
+
+    def test_in_a_completion(self, memory: AnswerMemory, tokenizer: Tokenizer) -> None:
+        first = completion_prompt(tokenizer, QUESTION)
+        ids = unusual(tokenizer, ANSWER)
+        begun = answered(memory, tokenizer, first, ids)
+        for cut in range(1, len(ANSWER) + 1):
+            prompt = completion_prompt(tokenizer, QUESTION + ANSWER[:cut])
+            found = resume(prompt, tokenizer, memory, "", healing=True)
+            assert found.output_token_ids == []
+            words = begun.pending + ANSWER[:cut].encode()
+            check_exact(tokenizer, found, begun.prompt_token_ids, begun.draft + ids, words)
 
     def test_with_thoughts(self, memory: AnswerMemory, smollm2: Tokenizer) -> None:
         fresh = build_prompt(THINKING, smollm2, [USER])
@@ -128,6 +124,45 @@ class TestAnyTokensResumeExactly:
             count = len(all_ids(found)) - len(first.token_ids)
             memory.begin("", prompt, found).extend(ids[count:])
             assert len(memory) == 1
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_byte_is_lost(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    """Whatever was answered, and whatever of it is given, with something of the client's or not."""
+    some = st.integers(0, tokenizer.vocab_size - 1).filter(
+        lambda id: id not in tokenizer.special_ids
+    )
+    pieces = data.draw(
+        st.lists(st.sampled_from([QUESTION, ANSWER, "\n", "  "]) | some, max_size=12)
+    )
+    ids = [
+        id
+        for piece in pieces
+        for id in ([piece] if isinstance(piece, int) else unusual(tokenizer, piece))
+    ]
+    answer = spelling(tokenizer, ids).decode("utf-8", "ignore")
+    cut = data.draw(st.integers(0, len(answer)))
+    words = answer[:cut] + data.draw(st.sampled_from(["", "", "", " ", "x", "é", "\n\nNo, "]))
+    fresh = build_prompt(PLAIN, tokenizer, [USER])
+    first = completion_prompt(tokenizer, QUESTION)
+    memory = AnswerMemory()
+    for prompt in (fresh, first):
+        answered(memory, tokenizer, prompt, ids)
+    chatted = chat(tokenizer, words, template=PLAIN)
+    completed = completion_prompt(tokenizer, QUESTION + words)
+    for before, prompt in ((fresh, chatted), (first, completed)):
+        found = resume(prompt, tokenizer, memory, "", healing=True)
+        header = spelling(tokenizer, before.token_ids)
+        given = spelling(tokenizer, all_ids(found)) + found.pending
+        assert given == header + words.encode() or words.encode() not in spelling(
+            tokenizer, prompt.token_ids
+        )
+        drafted = spelling(tokenizer, found.draft)
+        assert drafted.startswith(found.pending) and bool(drafted) == bool(found.pending)
+        assert spelling(tokenizer, found.draft[:-1]) < found.pending or not found.draft
 
 
 class TestWordsOfTheClient:

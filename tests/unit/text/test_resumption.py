@@ -14,12 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_trained_tokenizers import PUBLISHED
 from tokenizers import pre_tokenizers
-from trained import (
-    byte_level_metadata,
-    sentencepiece_metadata,
-    train_byte_level,
-    train_sentencepiece,
-)
+from trained import byte_level_metadata, train_byte_level
 
 from legato.answer import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
@@ -55,20 +50,6 @@ def healed(tokenizer: Tokenizer, prompt: Prompt) -> Resumption:
 
 def spelling(tokenizer: Tokenizer, ids: Iterable[int]) -> bytes:
     return b"".join(map(tokenizer.token_bytes, ids))
-
-
-@pytest.fixture(scope="module")
-def space_prefixed() -> Tokenizer:
-    """As Llama 2's."""
-    model = train_sentencepiece(space_prefix=True)
-    metadata = sentencepiece_metadata(model, space_prefix=True)
-    return build_gguf_tokenizer(Path("m.gguf"), metadata)
-
-
-@pytest.fixture(params=["smollm2", "gemma3", "space_prefixed"])
-def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    found: Tokenizer = request.getfixturevalue(request.param)
-    return found
 
 
 class TestWithoutWords:
