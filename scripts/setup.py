@@ -18,6 +18,7 @@ BUILD = ["scikit-build-core>=0.10", "nanobind>=2.4", "ninja", "cmake>=3.24"]
 CHECK = ["ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "pytest>=8"]
 TORCH = ["torch==2.13.0"]  # tests only: the independent oracle
 TEST_MODELS = ["smollm2", "gemma3-270m"]
+SCHEMA_TESTS = "jsonschema==4.26.0"
 CPP20 = "#include <concepts>\n#include <barrier>\ntemplate <std::integral T> T id(T x) { return x; }\nint main() { return id(0); }\n"
 
 
@@ -126,6 +127,7 @@ def install(kind, venv):
     run(pip + ["-v", "--no-build-isolation", target], build_progress)
     if kind == "test":
         fetch_models(os.path.join(venv, "bin", "legato"))
+        fetch_schema_tests(pip, os.path.join(venv, "share", "legato-tests"))
 
 
 def fetch_models(legato):
@@ -134,6 +136,17 @@ def fetch_models(legato):
         say("fetching the model %s, unless it is here" % name)
         if subprocess.run([legato, "pull", name], stdout=subprocess.DEVNULL).returncode:
             say("%s could not be fetched: its tests will be skipped" % name)
+
+
+def fetch_schema_tests(pip, folder):
+    """The JSON Schema Test Suite, which the sources of jsonschema hold; nothing is installed."""
+    if os.path.isdir(folder) and any(name.startswith("jsonschema-") for name in os.listdir(folder)):
+        return
+    say("fetching the JSON Schema Test Suite")
+    command = [pip[0], "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+    command += ["--no-deps", "--no-binary", "jsonschema", "--dest", folder, SCHEMA_TESTS]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+        say("the JSON Schema Test Suite could not be fetched: its tests will be skipped")
 
 
 def main():

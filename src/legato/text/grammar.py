@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llguidance.gbnf_to_lark import is_lark_syntax
-
 from legato.errors import RequestError
 from legato.text import gbnf
 
@@ -157,16 +155,18 @@ def _literal(text: str) -> str:
     return re.sub(r"[^\w ]", lambda sign: f"\\x{{{ord(sign[0]):X}}}", text)
 
 
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_LARK = re.compile(r"^\s*(%llguidance\b|[?!]?start\b[^:\n]*:(?!:=))", re.MULTILINE)
 _LARK_OPTION = re.compile(
     r"^\s*[\w!?]+\s*\[[^\]\n]*\b(max_tokens|temperature|stop)\s*=", re.MULTILINE
 )
 
 
 def grammar(text: str, field: str) -> str:
-    """A context-free grammar, in ``llguidance``'s Lark or in llama.cpp's GBNF (``::=``)."""
+    """A context-free grammar, in ``llguidance``'s Lark or in llama.cpp's GBNF (rules with ``::=``)."""
     if len(text) > MAX_GRAMMAR:
         raise RequestError(_too_long(field, len(text), MAX_GRAMMAR), field)
-    if not is_lark_syntax(text) and "::=" in text:
+    if _GBNF.search(text) and not _LARK.search(text):
         return gbnf.to_lark(text, field)
     found = _LARK_OPTION.search(text)
     if found:
