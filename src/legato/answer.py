@@ -24,7 +24,7 @@ from legato.request import (
 )
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
-from legato.text.parting import Parting, given
+from legato.text.parting import Parting, given, given_content
 from legato.text.reasoning_split import Parted
 from legato.text.recall import Remembered
 from legato.text.resumption import Resumption
@@ -100,7 +100,7 @@ def make_request(
         draft_token_ids=resumption.draft,
         thinking=guidance.thinking and resumed(guidance.thinking, prompt, resumption, tokenizer),
         grammar=guidance.grammar,
-        grammar_text=_given_content(prompt, resumption) if guidance.grammar else b"",
+        grammar_text=_kept_content(prompt, resumption, tokenizer) if guidance.grammar else b"",
         params=settled,
         # The weights' file may name one end token only where the vocabulary has several.
         eos_token_ids=sorted({*info.eos_token_ids, *tokenizer.eos_token_ids}),
@@ -109,11 +109,10 @@ def make_request(
     )
 
 
-def _given_content(prompt: Prompt, resumption: Resumption) -> bytes:
+def _kept_content(prompt: Prompt, resumption: Resumption, tokenizer: Tokenizer) -> bytes:
     """What was given of the answer's content, without the part that will be spelled again."""
-    if prompt.field != "content":
-        return b""
-    return prompt.prefill.encode().removesuffix(resumption.pending)
+    content = given_content(prompt, tokenizer).encode()
+    return content[: max(0, len(content) - len(resumption.pending))]
 
 
 def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> int:

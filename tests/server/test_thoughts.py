@@ -5,6 +5,7 @@ SmolLM2 was not taught to think; a template that opens a block makes it try, and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,28 @@ def test_what_is_refused(thinker: RunningServer, server: RunningServer) -> None:
     response = server.http.post("/v1/completions", json={"prompt": "a", "max_thinking_tokens": 1})
     assert response.status_code == 400
     assert server.http.post("/v1/chat/completions", json={**chat, "reasoning_effort": "none"})
+
+
+def test_a_grammar_begins_behind_the_thoughts(gpt: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"enum": ["Paris", "Rome"]}},
+        "required": ["capital"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    budget = {"max_thinking_tokens": BUDGET}
+    free, _, _ = thought(gpt)
+    reasoning, content, _ = thought(gpt, response_format=form, extra_body=budget)
+    assert reasoning == free and json.loads(content)["capital"] in ("Paris", "Rome")
+    begun = {"role": "assistant", "content": None, "reasoning_content": reasoning[:9]}
+    rest = thought(gpt, messages=[*QUESTION, begun], response_format=form)
+    assert rest[:2] == (reasoning[9:], content)
+    begun = {"role": "assistant", "reasoning_content": reasoning, "content": content[:8]}
+    rest = thought(gpt, messages=[*QUESTION, begun], response_format=form)
+    assert rest[:2] == ("", content[8:])
+    for raw in (f"<think>\n{reasoning[:9]}", f"<think>\n{reasoning}\n</think>\n\n{content[:8]}"):
+        rest = thought(
+            gpt, messages=[*QUESTION, {"role": "assistant", "content": raw}], response_format=form
+        )
+        assert rest[1] in (content, content[8:])

@@ -19,6 +19,7 @@ from legato.server.grammar_trial import trial_of
 from legato.server.guidance import GuidanceFields
 from legato.text import grammar as sources
 from legato.text.grammar import FREE, Layout
+from legato.text.parting import given_content
 
 if TYPE_CHECKING:
     from legato.server.service import Service
@@ -225,7 +226,8 @@ async def grammar_of(fields: GuidanceFields, prompt: Prompt | None, service: Ser
 def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
     source, table = wanted.source(), service.token_table
     trial_of(table).check(source, wanted.field)
-    if prompt is not None and prompt.field == "content" and prompt.prefill:
+    begun = "" if prompt is None else given_content(prompt, service.text)
+    if begun:
         compiled = Grammar.compile(source, table, wanted.field)
-        compiled.feed(prompt.prefill.encode(), wanted.field)
+        compiled.feed(begun.encode(), wanted.field)
     return source

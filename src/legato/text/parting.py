@@ -54,6 +54,11 @@ def given(prompt: Prompt, parting: Parting | None) -> Parted:
     return Parted(first.reasoning + rest.reasoning, first.content + rest.content)
 
 
+def given_content(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    """The client's words of the content, which may come behind thoughts of its own."""
+    return given(prompt, parting_of(prompt, "auto", tokenizer)).content
+
+
 def block_at(prompt: Prompt, parser: str) -> Block | None:
     """The marks of thoughts; None where neither template nor prompt knows of any."""
     if parser == "none" or prompt.template is None:
