@@ -1,0 +1,65 @@
+"""What the pages show is what happens: their snippets run, and print what stands below them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_server import MODEL, SETTINGS, RunningServer, start_server
+from snippets import OUTPUT, PAGES, ROOT, RUN, SHOWN, Snippet, blocks, comparable, run, snippets
+
+ALL = [snippet for page in PAGES for snippet in snippets(page)]
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path) -> Iterator[RunningServer]:
+    """One that remembers no other test's answers."""
+    running = start_server(MODEL, *SETTINGS)
+    yield running
+    running.process.terminate()
+    running.process.wait(20)
+
+
+@pytest.mark.parametrize("snippet", ALL, ids=str)
+def test_snippet_prints_what_the_page_shows(
+    snippet: Snippet, server: RunningServer, tmp_path: Path
+) -> None:
+    assert comparable(run(snippet, server.url, tmp_path)) == comparable(snippet.output)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_run_or_marked(page: Path) -> None:
+    """No example slips through, and no output stands below nothing."""
+    marks = [mark for _, mark, _ in blocks(page)]
+    assert page.read_text(encoding="utf-8").count("```") == 2 * len(marks)
+    assert {*marks} <= {*RUN, *SHOWN, *OUTPUT}
+    for number in (len([mark for mark in marks if mark in kind]) for kind in (RUN, OUTPUT)):
+        assert number == len(snippets(page))
+
+
+def test_the_pages_have_examples() -> None:
+    found = {page.name: len(snippets(page)) for page in PAGES}
+    assert found["README.md"] >= 6
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("serve", "test", "check", "bench"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+    headings = {anchor(title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    for link in re.findall(r"\]\(#([^)]+)\)", text):
+        assert link in headings, f"#{link}"
+
+
+def anchor(title: str) -> str:
+    """As GitHub names a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
