@@ -29,7 +29,8 @@ router = APIRouter(
 root = APIRouter(tags=["Ollama"])
 
 
-@root.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse)
+@root.get("/", response_class=PlainTextResponse)
+@root.head("/", include_in_schema=False)
 async def greet() -> str:
     """What programs look for that want to know whether they have found Ollama."""
     return "Ollama is running"
