@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import RunningServer
@@ -15,14 +16,14 @@ from legato.cli import main
 FLOOR = Path(__file__).parents[2] / "benchmarks" / "floor.py"
 
 
-def bench(tmp_path: Path, *words: str) -> dict[str, dict[str, float]]:
-    """The medians and spreads that the command wrote."""
+def bench(tmp_path: Path, *words: str) -> dict[str, Any]:
+    """The figures that the command wrote."""
     report = tmp_path / "report.json"
     assert main(["bench", *words, "--json", str(report)]) == 0
     content = json.loads(report.read_text())
     assert content["command"] == words[0]
     assert content["machine"]["processors"] > 0
-    summary: dict[str, dict[str, float]] = content["summary"]
+    summary: dict[str, Any] = content["summary"]
     return summary
 
 
@@ -43,6 +44,20 @@ def test_serve_with_a_shared_prefix_at_a_rate(server: RunningServer, tmp_path: P
 def test_serve_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9"]) == 1
     assert "no server at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["", "--cold", "--endpoint completions", "--temperature 1"])
+def test_seam(
+    mode: str, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"seam --questions 2 --output-len 24 --every 10 {mode}"
+    figures = bench(tmp_path, *words.split(), "--base-url", server.url)
+    assert figures["cuts"]["all"]["cuts"] > 4
+    assert figures["cuts"]["all"]["share"] == 1
+    if mode != "--cold":  # which times nothing
+        resumed = figures["resumed"]
+        assert resumed["recomputed_at_most_a_block"] == resumed["continuations"] > 0
+    assert "exact continuations: legato, smollm2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["latency", "throughput --num-prompts 3"])
