@@ -268,9 +268,13 @@ def complaint(matcher: LLMatcher) -> str:
         return "the grammar is too large"
     _, is_schema, rest = said.partition("failed to compile JSON schema: ")
     if is_schema:  # the lines with "|" show a source that the client did not write
-        return _SOURCE_LINES.sub("", rest)[:MOST_COMPLAINT].strip()
+        said = _SOURCE_LINES.sub("", rest)
     lines = [line for line in said.splitlines() if NO_FORCING.strip() not in line]
-    return "\n".join(lines).strip()[:MOST_COMPLAINT]
+    return "\n".join(_shortened(line, 160) for line in lines).strip()[:MOST_COMPLAINT]
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 # One thread: the native step uses all cores meanwhile, and a batch of 16 takes about a millisecond.

@@ -37,8 +37,9 @@ OPTIONS = "x-guidance"
 SPACES = r"[\x20\x0A\x0D\x09]{1,100}"
 """White space between the parts of a JSON text. Models get lost in it where it has no end."""
 
-ONCE = '%llguidance {"ignore_once": true}\n'
+_ONCE = '%llguidance {"ignore_once": true}\n'
 """White space is matched once at a place, so that its pattern bounds it."""
+_SPACE_FIRST = '{"allow_initial_skip": true}'
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,8 @@ def json_schema(
     if strict is False:
         options |= {"lenient": True, "coerce_one_of": True}
     body = f"%json {json.dumps({**given, OPTIONS: options})}"
-    if layout is not FREE:
-        return f"{ONCE}start: {body}"
-    return f"{ONCE}start: body | SPACE body\nSPACE: /{SPACES}/\nbody: {body}"
+    first = f"%llguidance {_SPACE_FIRST}\n%ignore /{SPACES}/\n" if layout is FREE else ""
+    return f"{_ONCE}{first}start: body\nbody: {body}"
 
 
 def _parsed(text: str, field: str) -> Any:
