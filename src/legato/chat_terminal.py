@@ -10,6 +10,9 @@ from typing import TextIO
 from legato.errors import RequestError
 from legato.llm import LLM, Message
 from legato.request import SamplingParams
+from legato.text.parting import given, parting_of
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 HELP = """\
 /prefill TEXT   the next answer begins with TEXT, and goes on from there
@@ -79,9 +82,9 @@ class ChatTerminal:
         if not text:
             self._say("the next answer begins freely")
 
-    def _take_prefill(self) -> str:
+    def _take_prefill(self) -> Message | None:
         prefill, self._prefill = self._prefill, ""
-        return prefill
+        return {"role": "assistant", "content": prefill} if prefill else None
 
     def _start_over(self, system: str | None) -> None:
         self.messages = [{"role": "system", "content": system}] if system else []
@@ -95,30 +98,39 @@ class ChatTerminal:
 
     def _continue(self, _: str) -> None:
         if self._ends_with("assistant"):
-            self._answer(self.messages[:-1], self.messages[-1]["content"])
+            self._answer(self.messages[:-1], self.messages[-1])
         else:
             self._say("there is no answer to continue")
 
     def _ends_with(self, role: str) -> bool:
         return bool(self.messages) and self.messages[-1]["role"] == role
 
-    def _answer(self, asked: list[Message], begun: str) -> None:
+    def _answer(self, asked: list[Message], begun: Message | None) -> None:
         """Streams an answer that starts with ``begun``; ctrl-c ends it and keeps what is there.
 
         If it cannot be asked, the conversation stays as it was.
         """
-        answer = [{"role": "assistant", "content": begun}] if begun else []
-        prompt = self._llm.chat_prompt(asked + answer)
-        text = begun
-        self._show(begun)
+        prompt = self._llm.chat_prompt([*asked, begun] if begun else asked)
+        answer = {"content": "", "reasoning_content": ""}
+        self._add(answer, *given(prompt, parting_of(prompt, "auto", self._llm.tokenizer)))
         with suppress(KeyboardInterrupt), closing(self._llm.stream(prompt, self._params)) as pieces:
             for piece in pieces:
-                text += piece.text
-                self._show(piece.text)
+                self._add(answer, piece.reasoning, piece.content)
                 if piece.finish_reason == "length":
                     self._show(" [/continue goes on]")
         self._say("")
-        self.messages = [*asked, {"role": "assistant", "content": text}]
+        said = {name: text for name, text in answer.items() if text or name == "content"}
+        self.messages = [*asked, {"role": "assistant", **said}]
+
+    def _add(self, answer: Message, reasoning: str, content: str) -> None:
+        """Thoughts are dim, and the content stands apart from them."""
+        if reasoning:
+            self._show(DIM + reasoning + PLAIN if self._out.isatty() else reasoning)
+        if content and answer["reasoning_content"] + reasoning and not answer["content"]:
+            self._show("\n\n")
+        self._show(content)
+        answer["reasoning_content"] += reasoning
+        answer["content"] += content
 
     def _show(self, text: str) -> None:
         self._out.write(text)

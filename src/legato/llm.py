@@ -30,13 +30,14 @@ from legato.answer import (
     make_request,
     token_table,
 )
-from legato.config import EngineConfig
+from legato.config import EngineConfig, ServerConfig
 from legato.engine import Engine
 from legato.errors import RequestError
 from legato.progress import NoBar, TokenBar
 from legato.request import NO_GUIDANCE, Guidance, SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.text.continuation import Prompt, build_prompt
+from legato.text.parting import parting_of
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.recall import AnswerMemory
 from legato.text.resumption import resume
@@ -70,6 +71,8 @@ class CompletionOutput:
     logprobs: list[TokenChoices] | None
     finish_reason: str | None
     stop_reason: int | str | None
+    reasoning: str = ""  # the thoughts in ``text``, of a chat
+    content: str = ""  # ``text`` without them
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,22 @@ def uninterrupted() -> Iterator[None]:
 
 
 class LLM:
-    """A model, loaded. ``settings`` are the fields of ``EngineConfig``.
+    """A model, loaded. ``settings`` are the fields of ``EngineConfig``; ``reasoning_parser`` is the
+    server's setting.
 
     Raises ConfigError for a setting, ModelError for a model that cannot be used.
     """
 
     def __init__(
-        self, model: str = "smollm2", *, chat_template: str | None = None, **settings: Any
+        self,
+        model: str = "smollm2",
+        *,
+        chat_template: str | None = None,
+        reasoning_parser: str = "auto",
+        **settings: Any,
     ) -> None:
         config = EngineConfig(model=model, **settings)
+        self._reasoning_parser = ServerConfig(reasoning_parser=reasoning_parser).reasoning_parser
         path = hub.resolve(model).path
         self.tokenizer = load_tokenizer(path)
         self.template = load_chat_template(path, Path(chat_template) if chat_template else None)
@@ -236,7 +246,8 @@ class LLM:
             self._engine.describe(token_table(self.tokenizer, self.info))
             self._has_described = True
         remembered = [self._memory.begin("", prompt, resumption) for _ in range(params.n)]
-        return Answer(prompt, request, self.tokenizer, remembered)
+        parting = parting_of(prompt, self._reasoning_parser, self.tokenizer)
+        return Answer(prompt, request, self.tokenizer, remembered, parting)
 
     def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:
         bar = TokenBar(len(answers)) if shows_progress else NoBar()
@@ -290,6 +301,8 @@ class LLM:
             logprobs=[self._by_id(entry) for entry in choice.logprobs] if wanted else None,
             finish_reason=choice.finish_reason,
             stop_reason=choice.stop_reason,
+            reasoning=choice.reasoning,
+            content=choice.content,
         )
 
     def _by_id(self, entry: TokenLogprobs) -> TokenChoices:

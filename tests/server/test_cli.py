@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from running_server import MODEL
+from test_reasoning import OPENS
 
 from legato import LLM, SamplingParams, __version__
 from legato.chat_terminal import ChatTerminal
@@ -130,3 +132,20 @@ def test_mistakes_are_explained(llm: LLM) -> None:
 def test_too_long_a_message_is_forgotten(llm: LLM) -> None:
     terminal, _ = converse(llm, "x " * 600, "Hello")
     assert contents(terminal)[0] == "Hello"
+
+
+def test_thoughts_are_kept_apart(tmp_path: Path) -> None:
+    template = tmp_path / "thinks.jinja"
+    template.write_text(OPENS, encoding="utf-8")
+    llm = LLM(MODEL, chat_template=str(template), kv_cache_memory=100_000_000, max_model_len=512)
+    terminal, shown = converse(llm, "What is the capital of France?")
+    answer = terminal.messages[-1]
+    assert answer["content"] == "" and answer["reasoning_content"] in shown
+    more, _ = converse(llm, "What is the capital of France?", "/continue")
+    assert more.messages[-1]["reasoning_content"].startswith(answer["reasoning_content"])
+    begun = {"role": "assistant", "content": "<think>\nOkay.\n</think>\n\nIt is"}
+    question = {"role": "user", "content": "What is the capital of France?"}
+    (reply,) = llm.chat([question, begun], SamplingParams(temperature=0, max_tokens=4))
+    assert reply.outputs[0].content == reply.outputs[0].text
+    (reply,) = llm.chat([question], SamplingParams(temperature=0, max_tokens=4))
+    assert reply.outputs[0].reasoning and not reply.outputs[0].content
