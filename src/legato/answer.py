@@ -84,7 +84,7 @@ def make_request(
     Raises RequestError for parameters out of range, ContextLengthError (naming ``field``) when
     prompt and asked-for tokens do not fit into the model's context.
     """
-    params = validate(params, info.vocab_size)
+    params = validate(params, info.vocab_size, len(resumption.output_token_ids))
     room = _room(len(prompt.token_ids), params.max_tokens, info.max_model_len, field)
     most = room if params.max_tokens is None else params.max_tokens
     settled = msgspec.structs.replace(

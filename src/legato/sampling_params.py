@@ -81,8 +81,11 @@ def from_fields(
     return SamplingParams(**values)
 
 
-def validate(params: SamplingParams, vocab_size: int | None = None) -> SamplingParams:
-    """The parameters as the engine gets them.
+def validate(
+    params: SamplingParams, vocab_size: int | None = None, given: int = 0
+) -> SamplingParams:
+    """The parameters as the engine gets them. ``given``: tokens of the answer that are there already;
+    ``min_tokens`` counts them, ``max_tokens`` does not.
 
     Raises RequestError, naming field and limit, for a wrong type, a value out of range or NaN.
     """
@@ -91,7 +94,7 @@ def validate(params: SamplingParams, vocab_size: int | None = None) -> SamplingP
         value = getattr(params, name)
         if value is not None and not limit.allows(value):
             raise RequestError(f"{name} must be {limit}, got {value}", name)
-    _check_lists(params)
+    _check_lists(params, given)
     if vocab_size is not None:
         _check_token_ids(params, vocab_size)
     return msgspec.structs.replace(
@@ -115,12 +118,14 @@ def _typed(params: SamplingParams) -> SamplingParams:
         raise RequestError(f"{field}: {what[0].lower()}{what[1:]}", field) from None
 
 
-def _check_lists(params: SamplingParams) -> None:
+def _check_lists(params: SamplingParams, given: int) -> None:
     if "" in params.stop:
         raise RequestError("stop must not contain an empty string", "stop")
-    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens + given:
+        already = f" and the {given} tokens that were given" if given else ""
         raise RequestError(
-            f"min_tokens must be at most max_tokens ({params.max_tokens}), got {params.min_tokens}",
+            f"min_tokens must be at most max_tokens ({params.max_tokens}){already}, "
+            f"got {params.min_tokens}",
             "min_tokens",
         )
     if params.allowed_token_ids is not None and not params.allowed_token_ids:

@@ -1,0 +1,169 @@
+"""An answer that is cut and continued is the answer that was not cut: over HTTP, on the real model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from running_server import RunningServer
+
+QUESTION = {"role": "user", "content": "Write two sentences about the sea, with a number in each."}
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "seed": 7, "max_tokens": 40, "logprobs": True}
+
+
+def chat(server: RunningServer, given: str | None = None, **fields: Any) -> dict[str, Any]:
+    messages = [QUESTION] if given is None else [QUESTION, {"role": "assistant", "content": given}]
+    reply = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"messages": messages, **fields}, timeout=60
+    )
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def tokens(reply: dict[str, Any], choice: int = 0) -> list[tuple[str, float]]:
+    """The tokens with their log-probabilities: equal only if the bits are."""
+    entries = reply["choices"][choice]["logprobs"]["content"]
+    return [(entry["token"], entry["logprob"]) for entry in entries]
+
+
+def text(reply: dict[str, Any], choice: int = 0) -> str:
+    content: str = reply["choices"][choice]["message"]["content"]
+    return content
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
+        {"top_p": 0.9, "top_k": 50, "min_p": 0.01},
+        {"min_tokens": 30, "stop": ["."]},
+    ],
+    ids=["plain", "penalties", "filters", "min_tokens, stop"],
+)
+def test_a_sampled_answer_goes_on_from_any_token(
+    server: RunningServer, params: dict[str, Any]
+) -> None:
+    """With the same seed: the tokens and their log-probabilities, bit for bit."""
+    asked = SAMPLED | params
+    whole = chat(server, **asked)
+    spoken = tokens(whole)
+    assert text(whole) == "".join(token for token, _ in spoken)[: len(text(whole))]
+    for cut in range(1, len(spoken), 3):
+        given = "".join(token for token, _ in spoken[:cut])
+        if "\ufffd" in given or not text(whole).startswith(given):
+            continue
+        rest = chat(server, given, **asked | {"max_tokens": 40 - cut})
+        assert given + text(rest) == text(whole)
+        assert tokens(rest) == spoken[cut:]
+        cached = rest["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert rest["usage"]["prompt_tokens"] - cached <= 16
+
+
+def test_a_greedy_answer_goes_on_from_any_character(server: RunningServer) -> None:
+    """A salt of its own keeps the continuation from finding the answer in cache and memory."""
+    whole = text(chat(server, temperature=0, max_tokens=40))
+    for cut in range(1, len(whole), 2):
+        given = whole[:cut]
+        for salt in ({}, {"cache_salt": f"character {cut}"}):
+            rest = text(chat(server, given, temperature=0, max_tokens=5, **salt))
+            shorter = min(len(rest), len(whole) - cut)
+            assert rest[:shorter] == whole[cut:][:shorter] != "", (given[-10:], rest)
+
+
+def test_choices_are_healed_one_by_one(server: RunningServer) -> None:
+    given = "The sea covers 71 perc"
+    reply = chat(server, given, **SAMPLED | {"n": 4, "max_tokens": 12, "echo": True})
+    texts = [text(reply, choice) for choice in range(4)]
+    assert all(words.startswith(given) for words in texts) and len(set(texts)) > 1
+    for choice in range(4):
+        assert reply["choices"][choice]["finish_reason"] in ("length", "stop")
+        spelled = "".join(token for token, _ in tokens(reply, choice))
+        assert spelled.endswith(texts[choice][len(given) :])
+        assert 1 <= len(tokens(reply, choice)) <= 12  # what only spells given text is not counted
+
+
+def test_streamed_is_the_same(server: RunningServer) -> None:
+    given = "The sea covers 71 perc"
+    whole = text(chat(server, given, temperature=0, max_tokens=12))
+    body = {
+        "messages": [QUESTION, {"role": "assistant", "content": given}],
+        "temperature": 0,
+        "max_tokens": 12,
+        "stream": True,
+    }
+    pieces = []
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                pieces += [c["delta"].get("content", "") for c in json.loads(line[6:])["choices"]]
+    assert "".join(pieces) == whole and whole[0].isalpha()
+
+
+def test_without_healing_the_tokens_are_the_tokenizers(server: RunningServer) -> None:
+    given = "The sea covers 71 perc"
+    fields = {"temperature": 0, "max_tokens": 12, "return_token_ids": True, "cache_salt": "new"}
+    plain = chat(server, given, token_healing=False, **fields)
+    healed = chat(server, given, **fields | {"cache_salt": "newer"})
+    assert text(healed) != text(plain)
+    assert healed["prompt_token_ids"] == plain["prompt_token_ids"]
+
+
+def test_a_stop_string_that_begins_in_what_was_given(server: RunningServer) -> None:
+    whole = text(chat(server, temperature=0, max_tokens=40))
+    middle = len(whole) // 2
+    stop = whole[middle - 4 : middle + 4]
+    rest = chat(server, whole[:middle], temperature=0, max_tokens=40, stop=[stop])
+    assert rest["choices"][0]["finish_reason"] == "stop"
+    assert rest["choices"][0]["stop_reason"] == stop
+
+
+def complete(server: RunningServer, prompt: Any, **fields: Any) -> dict[str, Any]:
+    reply = httpx.post(
+        f"{server.url}/v1/completions", json={"prompt": prompt, **fields}, timeout=60
+    )
+    assert reply.status_code == 200, reply.text
+    choice: dict[str, Any] = reply.json()["choices"][0]
+    return choice
+
+
+def test_offsets_of_a_healed_token(server: RunningServer) -> None:
+    """The first token began before the cut, and its offset says so."""
+    prompt = "Red, blue and yellow are the three prim"
+    choice = complete(server, prompt, temperature=0, max_tokens=6, logprobs=1)
+    logprobs = choice["logprobs"]
+    assert logprobs["tokens"][0] == " primary" and logprobs["text_offset"][0] == -len(" prim")
+    spelled = "".join(logprobs["tokens"])
+    assert spelled == " prim" + choice["text"]
+    ends = [
+        offset + len(token)
+        for offset, token in zip(logprobs["text_offset"], logprobs["tokens"], strict=True)
+    ]
+    assert ends[:-1] == logprobs["text_offset"][1:] and ends[-1] == len(choice["text"])
+
+
+def test_a_sampled_completion_goes_on_too(server: RunningServer) -> None:
+    """Draws are keyed by the position in the whole text, so nobody needs to say where it began."""
+    asked = {"temperature": 1.0, "seed": 3, "logprobs": 0}
+    prompt = "The old house at the end of the street"
+    whole = complete(server, prompt, max_tokens=30, **asked)
+    spoken = whole["logprobs"]["tokens"]
+    for cut in range(1, 30, 4):
+        given = "".join(spoken[:cut])
+        if "\ufffd" in given:
+            continue
+        rest = complete(server, prompt + given, max_tokens=30 - cut, **asked)
+        assert given + rest["text"] == whole["text"]
+        assert rest["logprobs"]["token_logprobs"] == whole["logprobs"]["token_logprobs"][cut:]
+
+
+def test_token_ids_are_taken_as_they_are(server: RunningServer) -> None:
+    reply = httpx.post(f"{server.url}/tokenize", json={"prompt": "the three prim"}, timeout=60)
+    ids = reply.json()["tokens"]
+    by_ids = complete(server, ids, temperature=0, max_tokens=6)["text"]
+    plain = complete(server, "the three prim", temperature=0, max_tokens=6, token_healing=False)
+    healed = complete(server, "the three prim", temperature=0, max_tokens=6)
+    assert by_ids == plain["text"] != healed["text"]
+    assert healed["text"].startswith("ary ")
