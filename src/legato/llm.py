@@ -196,6 +196,7 @@ class LLM:
             documents=documents,
             template_kwargs=chat_template_kwargs,
             parse_special_tokens=parse_special_tokens,
+            reasoning_parser=self._reasoning_parser,
         )
 
     def stream(

@@ -70,6 +70,7 @@ def chat_prompt(
     tokenizer: Tokenizer | None,
     *,
     assistant_prefill: str = "continue",
+    reasoning_parser: str = "auto",
     trusts_template: bool = False,
 ) -> Prompt:
     """The prompt of a request. ``template`` is the server's own, if it has one.
@@ -92,6 +93,7 @@ def chat_prompt(
         ),
         parse_special_tokens=request.parse_special_tokens,
         assistant_prefill=assistant_prefill,
+        reasoning_parser=reasoning_parser,
     )
 
 

@@ -38,6 +38,7 @@ def render(request: ChatRequest, service: Service) -> Prompt:
         service.template,
         service.text,
         assistant_prefill=service.config.assistant_prefill,
+        reasoning_parser=service.config.reasoning_parser,
         trusts_template=service.config.trust_request_chat_template,
     )
 

@@ -113,4 +113,5 @@ def render(
         ),
         parse_special_tokens=fields.parse_special_tokens,
         assistant_prefill=service.config.assistant_prefill,
+        reasoning_parser=service.config.reasoning_parser,
     )

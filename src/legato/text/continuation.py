@@ -15,7 +15,8 @@ from legato.errors import RequestError
 from legato.text.messages import Message, marked, prepare, reasoning_of, text_of
 from legato.text.precedence import ContinueFinalMessage, Outcome, Signals, decide, said
 from legato.text.quoting import Quotes
-from legato.text.reasoning import brings_block
+from legato.text.reasoning import Block, brings_block
+from legato.text.reasoning_parsers import PARSERS
 from legato.text.seam import answer_header, reasoning_seam
 from legato.text.template import RESERVED, ChatTemplate
 from legato.text.views import Views
@@ -72,12 +73,14 @@ def build_prompt(
     template_kwargs: dict[str, Any] | None = None,
     parse_special_tokens: bool = False,
     assistant_prefill: str = "continue",
+    reasoning_parser: str = "auto",
 ) -> Prompt:
     """Render and tokenise a conversation. With no flag given, the last message decides.
 
     Without a tokenizer there are no token ids. ``parse_special_tokens`` reads the names of control
     tokens in the client's text as control. ``assistant_prefill`` is the server's policy for a last
-    message from the assistant (``config.ASSISTANT_PREFILLS``). Raises RequestError naming the field.
+    message from the assistant (``config.ASSISTANT_PREFILLS``), ``reasoning_parser`` the name of the
+    marks of thoughts that the template does not show. Raises RequestError naming the field.
     """
     turns = prepare(messages, template.content_format)
     given = {**_checked(template_kwargs), "tools": tools, "documents": documents}
@@ -87,7 +90,9 @@ def build_prompt(
     flags = (continue_final_message, add_generation_prompt)
     outcome = _outcome(messages, *flags, assistant_prefill)
     if outcome is Outcome.CONTINUE:
-        prompt = _continued(template, turns, options, quotes, messages[-1], continue_final_message)
+        block = PARSERS.get(reasoning_parser)
+        wanted = continue_final_message
+        prompt = _continued(template, turns, options, quotes, messages[-1], wanted, block)
         prompt = _with_answer_start(prompt, template, turns, options)
     else:
         opens = outcome is Outcome.NEW_TURN
@@ -133,6 +138,7 @@ def _continued(
     quotes: Quotes,
     message: Message,
     wanted: ContinueFinalMessage | None,
+    block: Block | None,
 ) -> Prompt:
     """The prompt, still quoted. ``message`` is the last one as the client sent it."""
     where = f"messages[{len(turns) - 1}]"
@@ -146,7 +152,7 @@ def _continued(
     if field == "content" and not thoughts:
         header = answer_header(template, turns, options, words)
         return Prompt(header + words, [], len(header), words)
-    header, between = reasoning_seam(template, turns, options)
+    header, between = reasoning_seam(template, turns, options, block)
     if field == "reasoning_content":
         return Prompt(header + thoughts, [], len(header), thoughts, field)
     if thoughts.endswith("\n"):  # the model's own newline before the closing mark

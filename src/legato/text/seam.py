@@ -58,12 +58,15 @@ class ReasoningSeam(NamedTuple):
 
 
 def reasoning_seam(
-    template: ChatTemplate, messages: list[Message], options: dict[str, Any]
+    template: ChatTemplate,
+    messages: list[Message],
+    options: dict[str, Any],
+    named: Block | None = None,
 ) -> ReasoningSeam:
     """Where the last message's reasoning begins, and how it is closed.
 
-    As the template shows it, if it does; else with the marks that its source or its generation prompt
-    has; else with ``<think>``. Raises RequestError as ``answer_header`` does.
+    As the template shows it, if it does; else with the marks that are ``named``, or that its source or
+    its generation prompt has; else with ``<think>``. Raises RequestError as ``answer_header`` does.
     """
     views = Views(template, messages, options)
     prompt = views.generation_prompt()
@@ -74,7 +77,7 @@ def reasoning_seam(
     if shown is not None:
         return ReasoningSeam(_with_models_start(prompt, shown.header), shown.between)
     content = without_block(_content_header(views, ""))
-    block = block_of(template.sources.values())
+    block = named or block_of(template.sources.values())
     if block is None or prompt is None:
         block = block or DEFAULT
         return ReasoningSeam(content + block.begin, block.end)

@@ -23,6 +23,20 @@ def test_the_settings_know_the_parsers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parser", "ends"),
+    [
+        ("auto", "hi\n<think>\nSo\n</think>\n\nIt"),
+        ("mistral", "A: [THINK]So[/THINK]It"),
+        ("granite", "A: Here is my thought process:\nSo\nHere is my response:\n\nIt"),
+    ],
+)
+def test_given_thoughts_stand_between_the_named_marks(parser: str, ends: str) -> None:
+    last = {"role": "assistant", "content": "It", "reasoning_content": "So"}
+    asked = [{"role": "user", "content": "hi"}, last]
+    assert build_prompt(PLAIN, None, asked, reasoning_parser=parser).text.endswith(ends)
+
+
+@pytest.mark.parametrize(
     ("template", "parser", "opening"),
     [
         (PLAIN, "auto", None),
