@@ -83,7 +83,8 @@ class Packer:
         batch.token_ids[:] = [sequence.last_token for sequence in sequences]
         batch.positions += 1
         batch.slots += 1
-        if self._changes != self._cache.num_changes:
+        enters_block = not (batch.positions % BLOCK_SIZE).all()  # a draft may have taken it before
+        if enters_block or self._changes != self._cache.num_changes:
             self._changes = self._cache.num_changes
             lanes = np.array([sequence.hold.lane for sequence in sequences], np.intp)
             batch.slots = self._slots(lanes, batch.positions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_program import FakeProgram, expected, log_probability, model_info
+from fake_program import TABLE, TOKENS, FakeProgram, expected, log_probability, model_info
 
 from legato.config import EngineConfig
 from legato.engine import Engine
@@ -275,3 +275,19 @@ def test_a_preemption_in_vain_leaves_a_step_for_the_others() -> None:
         assert engine.step() or engine.stats().last_step_tokens
         engine.check_integrity()
     assert engine.stats().preemptions == 1
+
+
+def test_a_block_that_a_rejected_draft_took_is_the_sequences_own() -> None:
+    """Two sequences whose drafts reach into the next block, decoding on into it side by side."""
+    engine = make()
+    engine.describe(TABLE)
+    requests = []
+    for name, first in (("a", 1), ("b", 2)):
+        request = ask(name, [first] * 14, max_tokens=40)
+        request.draft_token_ids = [first, first, first]
+        request.pending = TOKENS[first] * 3
+        requests.append(request)
+        engine.add(request)
+    outputs = run(engine)
+    for request in requests:
+        assert tokens(outputs, request.id) == expected(request, 0, 1000)[0]
