@@ -26,15 +26,33 @@ def test_continue_answer(server: RunningServer) -> None:
     assert len(said) > len("1. Red\n2. ")
 
 
-def test_stream_and_resume_goes_on_from_the_cache(server: RunningServer) -> None:
+def test_stream_and_resume_gives_the_uninterrupted_answer(server: RunningServer) -> None:
     said = run("stream_and_resume.py", f"{server.url}/v1")
-    first, rest = said.split("\n[connection lost]\n")
-    assert first.startswith("Once upon a time, in a forest by the sea, ")
-    assert len(rest) > 20
-    counts = re.search(r"\[(\d+) of (\d+) prompt tokens were cached\]", rest)
-    assert counts is not None
-    cached, prompt = map(int, counts.groups())
-    assert prompt - 8 <= cached < prompt, "only the end of what was received may be recomputed"
+    first, rest = said.split("\n[connection lost; ")
+    assert len(first) >= 100
+    cached = re.match(r"(\d+) tokens were still cached\]\n.{20}", rest, re.DOTALL)
+    assert cached is not None and int(cached[1]) > 40, "only the end may be recomputed"
+    assert said.endswith("\n[and so goes the uninterrupted answer, to the letter]\n")
+
+
+def test_classify(server: RunningServer) -> None:
+    lines = run("classify.py", f"{server.url}/v1").splitlines()
+    labels = [re.match(r"(positive|negative) \((\d+)%\): ", line) for line in lines]
+    assert [label and label[1] for label in labels] == ["positive", "negative"] * 2
+    assert all(label and 50 < int(label[2]) <= 100 for label in labels)
+
+
+def test_json_from_a_brace(server: RunningServer) -> None:
+    lines = run("json_from_a_brace.py", f"{server.url}/v1").splitlines()
+    assert lines[0] == "{'country': 'France', 'capital': 'Paris', 'continent': 'Europe'}"
+    assert len(lines) == 3
+
+
+def test_in_character(server: RunningServer) -> None:
+    lines = run("in_character.py", f"{server.url}/v1").splitlines()
+    assert len(lines) == 6
+    for said in lines[1::2]:
+        assert re.match(r"  Yo ho ho! I [a-z].*\.$", said)
 
 
 def test_many_at_once(server: RunningServer) -> None:
