@@ -175,3 +175,13 @@ class TestPromptsOfTwoParts:
         backend.add_special_tokens([tokenizers.AddedToken("<a>", special=True, rstrip=True)])
         tokenizer = load_tokenizer(write(tmp_path, backend))
         assert tokenizer.decode(prompt_ids(tokenizer, "<a>\n", " Hi")) == " Hi"
+
+    @pytest.mark.parametrize("shape", sorted(SHAPES))
+    def test_words_in_the_middle_of_a_text_get_no_space(self, shape: str, tmp_path: Path) -> None:
+        tokenizer = load_tokenizer(write(tmp_path, SHAPES[shape]()))
+        whole = tokenizer.encode("one two", add_special_tokens=False)
+        for text in corpus.TEXTS:
+            quotes = Quotes(tokenizer.control_names, text)
+            ids = tokenizer.encode_words(quotes.quote(text), 0, quotes)
+            assert tokenizer.decode(ids) == text or "▁" in text
+        assert tokenizer.encode("one two", add_special_tokens=False) == whole
