@@ -160,7 +160,7 @@ TABLE: list[tuple[dict[str, Any], str, str]] = [
     ({"top_logprobs": 2}, "top_logprobs", "needs include"),
     ({"include": ["file_search_call.results"]}, "include", "is not supported"),
     ({"tools": [{"type": "web_search"}]}, "tools", "not supported"),
-    ({"text": {"format": {"type": "json_object"}}}, "text", "not supported"),
+    ({"text": {"format": {"type": "xml"}}}, "text.format.type", "xml"),
     ({"reasoning": {"effort": "low"}}, "reasoning.effort", "does not think"),
     ({"background": True}, "background", "not supported"),
     ({"truncation": "auto"}, "truncation", "not supported"),

@@ -221,3 +221,25 @@ def test_a_grammar_begins_behind_the_thoughts(gpt: openai.OpenAI) -> None:
             gpt, messages=[*QUESTION, {"role": "assistant", "content": raw}], response_format=form
         )
         assert rest[1] in (content, content[8:])
+
+
+def test_a_response_has_logprobs_of_its_content_only(gpt: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "input": QUESTION,
+        "temperature": 0,
+        "max_output_tokens": 24,
+        "include": ["message.output_text.logprobs"],
+        "extra_body": {"max_thinking_tokens": BUDGET},
+    }
+    whole: Any = gpt.responses.create(**asked)
+    part = whole.output[1].content[0]
+    assert "".join(entry.token for entry in part.logprobs).strip("\n") == part.text
+    events: list[Any] = list(gpt.responses.create(**asked, stream=True))
+    flowed = [
+        entry
+        for event in events
+        if event.type == "response.output_text.delta"
+        for entry in event.logprobs
+    ]
+    assert [entry.token for entry in flowed] == [entry.token for entry in part.logprobs]

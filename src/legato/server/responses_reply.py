@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from legato.answer import Answer, Piece
+from legato.answer import Answer, Choice, Piece
 from legato.request import TokenLogprobs
 from legato.server.errors import describe
 from legato.server.logprobs import chat_logprobs
@@ -126,9 +126,18 @@ class Reply:
         if not piece.content:
             return []
         choice = self.answer.choices[0]
-        entries = choice.logprobs
-        self._first_entry = len(entries) - len(piece.logprobs or []) if choice.reasoning else 0
-        return entries[self._first_entry :]
+        self._first_entry = 0 if choice.text == choice.content else self._content_start(choice)
+        return choice.logprobs[self._first_entry :]
+
+    def _content_start(self, choice: Choice) -> int:
+        """Which token the content begins with that has come behind a mark."""
+        tokenizer, left = self.service.text, len(choice.content.encode())
+        start = len(choice.token_ids)
+        while left > 0 and start > 0:
+            start -= 1
+            id = choice.token_ids[start]
+            left -= 0 if id in tokenizer.special_ids else len(tokenizer.token_bytes(id))
+        return start
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[Any]:
         if not self.request.wants_logprobs:
