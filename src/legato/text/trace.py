@@ -118,8 +118,6 @@ def word_start(data: bytes) -> int:
 
     Half characters at the beginning are letters.
     """
-    text = data.decode("utf-8", "surrogateescape").rstrip()
-    end = len(text)
-    while end > 0 and not text[end - 1].isspace():
-        end -= 1
-    return len(text[:end].rstrip().encode("utf-8", "surrogateescape"))
+    text = data.decode("utf-8", "surrogateescape")
+    before, *word = text.rsplit(maxsplit=1) or [""]
+    return len(before.encode("utf-8", "surrogateescape")) if word else 0
