@@ -62,8 +62,10 @@ def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, gramma
     thinking = None
     if budget is not None or grammar:
         thinking = thinking_of(prompt, service.config.reasoning_parser, budget, service.text)
+    # A raw prompt is no part of the text that a grammar describes: its last word cannot be respelled.
+    heals = fields.token_healing and not (grammar and not prompt.prefill)
     return Guidance(
-        token_healing=fields.token_healing,
+        token_healing=heals,
         thinking=thinking,
         grammar=grammar,
     )
