@@ -104,8 +104,9 @@ def obey(wire: Wire, engine: Engine, command: Command) -> bool:
         case Add(request):
             try:
                 engine.add(request)
-            except RequestError as error:
-                wire.send(Refused(request.id, type(error).__name__, str(error), error.field))
+            except (RequestError, EngineError) as error:
+                field = getattr(error, "field", None)
+                wire.send(Refused(request.id, type(error).__name__, str(error), field))
         case Describe(spellings):
             engine.describe(TokenTable(spellings))
         case Cancel(request_id, index):

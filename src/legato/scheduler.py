@@ -19,6 +19,9 @@ from legato.batch import BLOCK_SIZE
 from legato.cache.kv import KVCache
 from legato.sequence import Sequence
 
+FEW_RUNNING = 4
+"""Sequences up to which a step has time for guesses: with more, a row costs what it may save."""
+
 
 @dataclass(slots=True)
 class Part:
@@ -162,7 +165,8 @@ class Scheduler:
 
     def _plan_draft(self, sequence: Sequence, plan: Plan) -> None:
         """What is left of the budget, and no other's blocks, may go into drafts."""
-        draft = sequence.draft(min(plan.tokens_left, plan.rows_left))
+        most = min(plan.tokens_left, plan.rows_left)
+        draft = sequence.draft(most, guesses=len(self.running) <= FEW_RUNNING)
         room = sequence.num_tokens + len(draft)
         if draft and self.cache.can_extend(sequence.hold, room, spare=len(self.running)):
             self.cache.extend(sequence.hold, room)

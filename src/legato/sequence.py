@@ -120,11 +120,13 @@ class Sequence:
         """All prompt log-probabilities are known."""
         return len(self.prompt_logprobs) == self.num_given - 1
 
-    def draft(self, most: int) -> list[int]:
+    def draft(self, most: int, *, guesses: bool = True) -> list[int]:
         """Up to ``most`` tokens that are likely to follow the known ones."""
         if self.constraint is None:
             return []
-        return self.constraint.draft(min(most, self.max_tokens - self.num_tokens - 1))
+        return self.constraint.draft(
+            min(most, self.max_tokens - self.num_tokens - 1), guesses=guesses
+        )
 
     def accept(self, token: int) -> FinishReason | None:
         """Appends a token that was chosen; returns whether the sequence ends with it."""

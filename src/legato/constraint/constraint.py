@@ -67,8 +67,9 @@ class Constraint:
     def _is_thinking(self) -> bool:
         return self._thoughts is not None and self._thoughts.place is not Place.CONTENT
 
-    def draft(self, most: int) -> list[int]:
-        """Up to ``most`` tokens that are likely to come next."""
+    def draft(self, most: int, *, guesses: bool = True) -> list[int]:
+        """Up to ``most`` tokens that are likely to come next. Those of healing and thoughts nearly
+        always stand; those of a grammar are guesses, half of which do."""
         if self._healing is not None:
             draft = self._healing.draft[:most]
             # What follows the given text may have to be the closing mark: it is not chosen with it.
@@ -78,7 +79,9 @@ class Constraint:
             return draft[:-1] if ends_here else draft
         if self._thoughts is not None and self._is_thinking:
             return self._thoughts.forced[:most]
-        return self.grammar.draft(min(most, MAX_DRAFT)) if self.grammar is not None else []
+        if self.grammar is None or not guesses:
+            return []
+        return self.grammar.draft(min(most, MAX_DRAFT))
 
     def rules(self, draft: Sequence[int]) -> Rules:
         """``draft``: the beginning of what ``draft()`` gave."""

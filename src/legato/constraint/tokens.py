@@ -16,6 +16,8 @@ import numpy as np
 from legato.batch import I32, U32
 
 WORD_BITS = 32
+FEW = 16
+"""Tokens whose bits are set one by one; many are packed."""
 
 
 class Spellings(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +106,11 @@ class TokenTable:
 
     def mask(self, *groups: I32 | list[int]) -> U32:
         """Bits of these tokens [mask_words]."""
+        if sum(map(len, groups)) <= FEW:
+            words = np.zeros(self.mask_words, np.uint32)
+            for id in [int(id) for ids in groups for id in ids]:
+                words[id // WORD_BITS] |= 1 << id % WORD_BITS
+            return words
         bits = np.zeros(self.mask_words * WORD_BITS, np.uint8)
         for ids in groups:
             bits[ids] = 1

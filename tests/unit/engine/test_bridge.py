@@ -13,10 +13,10 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fake_program import expected
+from fake_program import TABLE, expected
 
 from legato.config import EngineConfig
-from legato.errors import ConfigError, ContextLengthError, EngineDeadError, ModelError
+from legato.errors import ConfigError, ContextLengthError, EngineDeadError, EngineError, ModelError
 from legato.request import Output, Request, SamplingParams
 from legato.server.bridge import EngineClient, EngineState
 
@@ -132,6 +132,26 @@ def test_death_is_noticed_at_once_and_another_engine_started() -> None:
             await until(lambda: client.ready)
             assert client.pid != first
             assert len(await collect(client, ask("d", [1], max_tokens=3))) == 3
+
+    asyncio.run(scenario())
+
+
+def test_another_engine_is_told_what_tokens_spell_too() -> None:
+    async def scenario() -> None:
+        async with running() as client:
+            request = ask("a", [1, 2, 3], max_tokens=3)
+            request.pending, request.eos_token_ids = b"gaf", [0]
+            with pytest.raises(EngineError, match="what its tokens spell"):
+                await collect(client, request)
+            client.describe(TABLE.spellings)
+            wanted = expected(request, 0, 1000)[0]
+            for _ in range(2):
+                outputs = await collect(client, request)
+                assert [token for output in outputs for token in output.token_ids] == wanted
+                assert client.pid is not None
+                os.kill(client.pid, signal.SIGKILL)
+                await until(lambda: not client.ready)
+                await until(lambda: client.ready)
 
     asyncio.run(scenario())
 
