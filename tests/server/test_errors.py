@@ -28,9 +28,9 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("chat/completions", {"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
     (
         "chat/completions",
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "xml"}},
         400,
-        "response_format",
+        "response_format.type",
         "not supported",
     ),
     ("chat/completions", {"temprature": 1}, 400, "temprature", "did you mean 'temperature'"),

@@ -135,7 +135,7 @@ USER = QUESTION[0]
 TABLE: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "llama3"}, 404, "`llama3` does not exist"),
     ("chat", {"tools": [{"type": "function"}]}, 400, "tools is not supported"),
-    ("chat", {"format": "json"}, 400, "format is not supported"),
+    ("chat", {"format": "xml"}, 400, "format must be"),
     ("chat", {"think": True}, 400, "think: this model does not think"),
     ("chat", {"messages": [{**USER, "images": ["aGk="]}]}, 400, "messages[0].images is not"),
     ("chat", {"messages": [{**USER, "colour": "x"}]}, 400, "messages[0].colour is unknown"),
@@ -170,5 +170,5 @@ def test_errors_have_the_clients_class(llama: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="does not exist") as caught:
         llama.chat("llama3", QUESTION)
     assert caught.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match="format"):
-        list(llama.chat("smollm2", QUESTION, format="json", stream=True))
+    with pytest.raises(ollama.ResponseError, match="think"):
+        list(llama.chat("smollm2", QUESTION, think=True, stream=True))
