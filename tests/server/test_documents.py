@@ -12,6 +12,8 @@ from snippets import OUTPUT, PAGES, ROOT, RUN, SHOWN, Snippet, blocks, comparabl
 
 ALL = [snippet for page in PAGES for snippet in snippets(page)]
 
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/api/chat")
+
 
 @pytest.fixture(scope="module")
 def server(model_path: Path) -> Iterator[RunningServer]:
@@ -40,8 +42,11 @@ def test_every_block_is_run_or_marked(page: Path) -> None:
 
 
 def test_the_pages_have_examples() -> None:
-    found = {page.name: len(snippets(page)) for page in PAGES}
-    assert found["README.md"] >= 6
+    found = {page.name: snippets(page) for page in PAGES}
+    assert len(found["README.md"]) >= 6
+    code = "\n".join(snippet.code for snippet in found["continuation.md"])
+    for dialect in (*ENDPOINTS, "messages.create", "responses.create", "prefix", "partial", "LLM"):
+        assert dialect in code
 
 
 def test_make_targets_exist() -> None:
