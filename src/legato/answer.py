@@ -85,7 +85,7 @@ def make_request(
     prompt and asked-for tokens do not fit into the model's context.
     """
     params = validate(params, info.vocab_size, len(resumption.output_token_ids))
-    room = _room(len(prompt.token_ids), params.max_tokens, info.max_model_len, field)
+    room = _room(resumption.num_tokens, params.max_tokens, info.max_model_len, field)
     most = room if params.max_tokens is None else params.max_tokens
     settled = msgspec.structs.replace(
         params,
@@ -204,6 +204,7 @@ class Answer:
         self.request = request
         self.choices = [Choice(index) for index in range(request.params.n)]
         self._tokenizer = tokenizer
+        self._prompt_token_ids = _given_ids(request, tokenizer)
         self._remembered = remembered
         self._pending = [len(request.pending)] * request.params.n  # bytes still to be spelled
         self.cached_tokens = 0
@@ -218,8 +219,7 @@ class Answer:
     @property
     def prompt_token_ids(self) -> list[int]:
         """What the model was given, the beginning of its answer included."""
-        request = self.request
-        return request.prompt_token_ids + request.output_token_ids + request.draft_token_ids
+        return self._prompt_token_ids
 
     @property
     def finished(self) -> bool:
@@ -326,6 +326,18 @@ class Answer:
         token = output.stop_token_id
         asked_for = token in self.request.params.stop_token_ids
         return token if asked_for or token not in self.request.eos_token_ids else None
+
+
+def _given_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
+    """A remembered token inside which the client's text ends is not given: its end is an answer."""
+    given = request.prompt_token_ids + request.output_token_ids
+    left = len(request.pending)
+    for id in request.draft_token_ids:
+        left -= len(tokenizer.token_bytes(id))
+        if left < 0:
+            break
+        given.append(id)
+    return given
 
 
 def _text_stream(

@@ -40,6 +40,11 @@ class Resumption:
     pending: bytes  # what the first new tokens must spell; b"": nothing
     draft: list[int]  # how they probably spell it
 
+    @property
+    def num_tokens(self) -> int:
+        """With the end spelled as drafted."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids) + len(self.draft)
+
 
 def resume(
     prompt: Prompt,
