@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     rendering.add_argument("request", nargs="?", default="-", help="file; - reads standard input")
     rendering.add_argument("--model", help="short name, hub id, GGUF file or Hugging Face folder")
     rendering.add_argument("--template", help="file of a chat template; alone, no model is loaded")
-    names = ("trust_request_chat_template", "assistant_prefill")
+    names = ("trust_request_chat_template", "assistant_prefill", "reasoning_parser")
     others = tuple(field.name for field in fields(ServerConfig) if field.name not in names)
     add_flags(rendering, ServerConfig, skip=others)
 
@@ -167,6 +167,7 @@ def render(arguments: argparse.Namespace) -> None:
             model=arguments.model,
             template=arguments.template,
             assistant_prefill=settings.assistant_prefill,
+            reasoning_parser=settings.reasoning_parser,
             trusts_template=settings.trust_request_chat_template,
         )
     )

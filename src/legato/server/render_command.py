@@ -30,6 +30,7 @@ def render_command(
     model: str | None,
     template: str | None,
     assistant_prefill: str = "continue",
+    reasoning_parser: str = "auto",
     trusts_template: bool = False,
 ) -> str:
     """The answer as JSON. ``source`` is a file with the request, or ``-``.
@@ -43,6 +44,7 @@ def render_command(
         found,
         tokenizer,
         assistant_prefill=assistant_prefill,
+        reasoning_parser=reasoning_parser,
         trusts_template=trusts_template,
     )
     return msgspec.json.encode(rendered(prompt, with_ids=tokenizer is not None)).decode()
