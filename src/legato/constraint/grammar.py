@@ -57,6 +57,11 @@ NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Last line of every grammar. Otherwise a mask allows but one spelling of a text that must come,
 which only a tokenizer knows; here the model chooses among all of them."""
 
+_SPACE, *_TEXTS = LLTokenizer.general_slices()
+_SLICES = [_SPACE, "[a-z]{1,30}", " [a-z]{1,30}", *_TEXTS]
+"""Parts of the vocabulary that are allowed or not as a whole, where they are: 3 times as fast as none
+within strings of JSON; the two of words make words counted by an expression a third faster."""
+
 _SOURCE_LINES = re.compile(r"\n +\d+ \|.*", re.DOTALL)
 
 
@@ -91,7 +96,7 @@ class GrammarVocabulary:
             _Vocabulary(self.table),  # type: ignore[arg-type]
             n_vocab=self.table.size,
             eos_token=self.table.eos_ids,
-            slices=LLTokenizer.general_slices(),  # 3 times as fast as none where text is free
+            slices=_SLICES,
         )
 
     @cached_property
