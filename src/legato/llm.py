@@ -16,6 +16,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -31,11 +32,13 @@ from legato.answer import (
     token_table,
 )
 from legato.config import EngineConfig, ServerConfig
+from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.errors import RequestError
 from legato.progress import NoBar, TokenBar
-from legato.request import NO_GUIDANCE, Guidance, SamplingParams, TokenLogprobs
+from legato.request import SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
+from legato.steering import NO_STEERING, Steering
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.parting import parting_of
 from legato.text.precedence import ContinueFinalMessage
@@ -136,6 +139,10 @@ class LLM:
         self._memory = AnswerMemory()
         self._has_described = False
 
+    @cached_property
+    def _tokens(self) -> TokenTable:
+        return token_table(self.tokenizer, self.info)
+
     def default_sampling_params(self, **fields: Any) -> SamplingParams:
         """What a request gets that says nothing else: the model's preferences."""
         return from_fields(fields, self.info.default_sampling)
@@ -146,14 +153,19 @@ class LLM:
         params: Params = None,
         *,
         use_tqdm: bool = True,
-        guidance: Guidance = NO_GUIDANCE,
+        structured_outputs: dict[str, Any] | None = None,
+        token_healing: bool = True,
     ) -> list[RequestOutput]:
-        """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens."""
+        """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens.
+
+        ``structured_outputs`` says what they are continued by (``legato.steering``).
+        """
         one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
         several = cast("list[PromptLike]", [prompts] if one else prompts)
         default = self.default_sampling_params(max_tokens=16)
         made = [completion_prompt(self.tokenizer, prompt) for prompt in several]
-        return self._run(self._answers(made, params or default, "prompt", guidance), use_tqdm)
+        steering = Steering(structured_outputs=structured_outputs, token_healing=token_healing)
+        return self._run(self._answers(made, params or default, "prompt", steering), use_tqdm)
 
     def chat(
         self,
@@ -161,7 +173,9 @@ class LLM:
         params: Params = None,
         *,
         use_tqdm: bool = True,
-        guidance: Guidance = NO_GUIDANCE,
+        structured_outputs: dict[str, Any] | None = None,
+        token_healing: bool = True,
+        max_thinking_tokens: int | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer conversations; one that ends with the assistant's message is continued there.
@@ -172,7 +186,12 @@ class LLM:
         several = cast("list[list[Message]]", [messages] if one else messages)
         default = self.default_sampling_params()
         made = [self.chat_prompt(conversation, **options) for conversation in several]
-        return self._run(self._answers(made, params or default, "messages", guidance), use_tqdm)
+        steering = Steering(
+            structured_outputs=structured_outputs,
+            token_healing=token_healing,
+            max_thinking_tokens=max_thinking_tokens,
+        )
+        return self._run(self._answers(made, params or default, "messages", steering), use_tqdm)
 
     def chat_prompt(
         self,
@@ -203,11 +222,11 @@ class LLM:
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
-        guidance: Guidance = NO_GUIDANCE,
+        steering: Steering = NO_STEERING,
     ) -> Generator[Piece, None, None]:
         """The answer as it grows, one piece for each step. Closing the iterator cancels."""
         params = params or self.default_sampling_params()
-        for _, pieces in self._grow(self._answers([prompt], params, "prompt", guidance)):
+        for _, pieces in self._grow(self._answers([prompt], params, "prompt", steering)):
             yield from pieces
 
     def _answers(
@@ -215,19 +234,22 @@ class LLM:
         prompts: list[Prompt],
         params: SamplingParams | Sequence[SamplingParams],
         field: str,
-        guidance: Guidance,
+        steering: Steering,
     ) -> list[Answer]:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts, but {len(each)} params", "params")
         return [
-            self._answer(prompt, wanted, field, guidance)
+            self._answer(prompt, wanted, field, steering)
             for prompt, wanted in zip(prompts, each, strict=True)
         ]
 
     def _answer(
-        self, prompt: Prompt, params: SamplingParams, field: str, guidance: Guidance
+        self, prompt: Prompt, params: SamplingParams, field: str, steering: Steering
     ) -> Answer:
+        guidance = steering.guidance(
+            prompt, self._reasoning_parser, self.tokenizer, lambda: self._tokens
+        )
         stays = keeps_tokens(params)
         memory = None if stays else self._memory
         healing = guidance.token_healing and not stays
@@ -244,7 +266,7 @@ class LLM:
             guidance=guidance,
         )
         if request.is_constrained and not self._has_described:
-            self._engine.describe(token_table(self.tokenizer, self.info))
+            self._engine.describe(self._tokens)
             self._has_described = True
         remembered = [self._memory.begin("", prompt, resumption) for _ in range(params.n)]
         parting = parting_of(prompt, self._reasoning_parser, self.tokenizer)

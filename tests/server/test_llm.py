@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -156,3 +157,29 @@ def test_importing_legato_is_light() -> None:
     modules = set(loaded.stdout.split())
     assert "legato" in modules
     assert not modules & {"numpy", "msgspec", "fastapi", "tokenizers", "rich", "legato.llm"}
+
+
+def test_structured_outputs_begin_in_the_middle(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    begun = [
+        {"role": "user", "content": "The capital of France, as JSON."},
+        {"role": "assistant", "content": '{"ci'},
+    ]
+    params = SamplingParams(temperature=0, max_tokens=30)
+    (output,) = llm.chat(begun, params, structured_outputs={"json": schema}, use_tqdm=False)
+    assert json.loads('{"ci' + output.outputs[0].text)["city"]
+    with pytest.raises(RequestError, match="character 2"):
+        broken = [begun[0], {"role": "assistant", "content": '{"x'}]
+        llm.chat(broken, params, structured_outputs={"json": schema}, use_tqdm=False)
+    with pytest.raises(RequestError, match="one of the keys"):
+        llm.generate("a", params, structured_outputs={"xml": "a"}, use_tqdm=False)
+    (chosen,) = llm.generate(
+        "Is the sky blue?", params, structured_outputs={"choice": [" yes", " no"]}, use_tqdm=False
+    )
+    assert chosen.outputs[0].text in (" yes", " no")
+    assert chosen.outputs[0].finish_reason == "stop"

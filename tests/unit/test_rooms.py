@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
 }
 # Above these, engine and text meet.
-UPPER = {"server", "llm", "cli", "chat_terminal", "bench", "serving", "__init__"}
+UPPER = {"server", "llm", "steering", "cli", "chat_terminal", "bench", "serving", "__init__"}
 
 
 def room_of(path: Path) -> str:
