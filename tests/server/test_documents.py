@@ -57,14 +57,14 @@ def test_make_targets_exist() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
-        assert (page.parent / link).exists(), link
-    headings = {anchor(title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
-    for link in re.findall(r"\]\(#([^)]+)\)", text):
-        assert link in headings, f"#{link}"
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
 
 
-def anchor(title: str) -> str:
-    """As GitHub names a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as GitHub names them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
