@@ -23,14 +23,13 @@ class Parting:
 
     block: Block
     where: Where
-    midway: bool  # the answer continues words of the client's
     shown_ids: frozenset[int]  # control tokens that are marks: their text is needed
 
     def split(self) -> Split:
         """For one answer."""
         if self.block == HARMONY:
             return HarmonySplit(self.where)
-        return ReasoningSplit(self.block, self.where, midway=self.midway)
+        return ReasoningSplit(self.block, self.where)
 
 
 def parting_of(prompt: Prompt, parser: str, tokenizer: Tokenizer) -> Parting | None:
@@ -39,7 +38,7 @@ def parting_of(prompt: Prompt, parser: str, tokenizer: Tokenizer) -> Parting | N
     if block is None:
         return None
     where = state_at_seam(prompt, block)
-    return Parting(block, where, bool(prompt.prefill), _shown_ids(tokenizer, block))
+    return Parting(block, where, _shown_ids(tokenizer, block))
 
 
 def given(prompt: Prompt, parting: Parting | None) -> Parted:
@@ -49,7 +48,7 @@ def given(prompt: Prompt, parting: Parting | None) -> Parted:
     if parting is None or prompt.reasoning:
         return Parted(prompt.reasoning, prompt.prefill)
     before = replace(prompt, text=prompt.text[: prompt.seam], prefill="")
-    split = replace(parting, where=state_at_seam(before, parting.block), midway=False).split()
+    split = replace(parting, where=state_at_seam(before, parting.block)).split()
     first, rest = split.push(prompt.prefill), split.finish()
     return Parted(first.reasoning + rest.reasoning, first.content + rest.content)
 

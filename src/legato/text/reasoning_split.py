@@ -1,6 +1,7 @@
 """Parts a growing answer into the model's thoughts and its content.
 
-The white space that models write beside the marks belongs to neither.
+The white space that templates write beside the marks belongs to neither. Behind an opening mark of the
+prompt's, all is the model's own: thoughts that are sent back go on exactly there.
 """
 
 from __future__ import annotations
@@ -31,14 +32,13 @@ class Split(Protocol):
 class ReasoningSplit:
     """``reasoning_tokens`` are those between the marks, without the newlines that precede the closing one."""
 
-    def __init__(self, block: Block, where: Where, *, midway: bool = False) -> None:
-        """``midway``: the answer continues text of the block, so that no white space is the mark's."""
+    def __init__(self, block: Block, where: Where) -> None:
         self.reasoning_tokens = 0
         self._block = block
         self._where: Where = where
         self._text = ""  # held back
         self._held_tokens = 0
-        self._fresh = not midway  # nothing of the present field was given out
+        self._fresh = False  # the opening mark has just come
         self._wrapping = None if block.answer is None else _Wrapping(*block.answer)
 
     def push(self, new: str, tokens: int = 1) -> Parted:
@@ -85,19 +85,20 @@ class ReasoningSplit:
         opening = self._block.opening
         if start.startswith(opening):
             self._text, self._where = start.removeprefix(opening), "inside"
+            self._fresh = True
         elif final or not opening.startswith(start):
             self._where = "content"
 
     def _inside(self, final: bool) -> str:
         if self._fresh:
-            self._text = self._text.lstrip("\n")
+            if not self._text and not final:
+                return ""
+            self._text, self._fresh = self._text.removeprefix(self._block.inside), False
         thoughts, closing, rest = self._text.partition(self._block.closing)
         if closing:
             self._text, self._where = rest, "closed"
             return thoughts.rstrip("\n")
-        thoughts = self._give(self._block.closing, final)
-        self._fresh = self._fresh and not thoughts
-        return thoughts
+        return self._give(self._block.closing, final)
 
     def _give(self, mark: str, final: bool) -> str:
         """The held text but for its end that may be newlines before, or a beginning of, ``mark``."""

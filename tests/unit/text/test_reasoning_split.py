@@ -15,12 +15,13 @@ THINK = BLOCKS[0]
 ANSWERS: list[tuple[Where, str, str, str]] = [
     ("start", "<think>\nOkay, \n\nso.\n</think>\n\nIt is.", "Okay, \n\nso.", "It is."),
     ("start", "\n<think></think>It is.", "", "It is."),
+    ("start", "<think>\n\nOkay</think>It is.", "\nOkay", "It is."),
     ("start", "It is <think>.", "", "It is <think>."),
     ("start", "<thin ice", "", "<thin ice"),
     ("start", " <", "", " <"),
     ("start", "<think>\nOkay\n", "Okay\n", ""),
     ("inside", " so </thin\n\n", " so </thin\n\n", ""),
-    ("inside", "\nso.</think>\n\n It", "so.", " It"),
+    ("inside", "\nso.</think>\n\n It", "\nso.", " It"),
     ("closed", "\n\nIt </think>", "", "It </think>"),
     ("content", "\n<think>", "", "\n<think>"),
 ]
@@ -42,8 +43,8 @@ def test_any_pieces(where: Where, answer: str, reasoning: str, content: str) -> 
         assert "".join(part.content for part in parts) == content
 
 
-def test_a_continued_thought_keeps_its_newlines() -> None:
-    split = ReasoningSplit(THINK, "inside", midway=True)
+def test_thoughts_that_the_prompt_opened_keep_their_newlines() -> None:
+    split = ReasoningSplit(THINK, "inside")
     assert split.push("\n\nso") == ("\n\nso", "")
 
 
