@@ -121,7 +121,7 @@ async def _run(arguments: argparse.Namespace, endpoint: Endpoint) -> bool:
     """False if there was nothing to measure."""
     seam = await _seam(arguments, endpoint)
     texts = QUESTIONS if seam.client.in_chat else BEGINNINGS
-    await seam.client.ask(texts[-1], "", 4)  # warm up
+    await seam.client.ask(texts[-1], "A wor", 4)  # a server's first continuation is a slow one
     for number, question in enumerate(texts[: arguments.questions]):
         answer = await seam.answer(number, question, arguments.output_len)
         if not arguments.cold:
