@@ -56,11 +56,14 @@ def test_a_budget_ends_the_thoughts(gpt: openai.OpenAI) -> None:
     none = thought(gpt, extra_body={"max_thinking_tokens": 0})
     assert none[0] == "" and none[1] and none[2].completion_tokens_details.reasoning_tokens == 0
     assert thought(gpt, reasoning_effort="none", extra_body={})[:2] == none[:2]
+    assert thought(gpt, extra_body={"thinking": {"type": "disabled"}})[:2] == none[:2]
+    limited = {"thinking": {"type": "enabled", "budget_tokens": BUDGET}}
+    assert thought(gpt, extra_body=limited)[:2] == (reasoning, content)
 
 
 def test_given_thoughts_count_wherever_they_were_cut(gpt: openai.OpenAI) -> None:
     reasoning, content, _ = thought(gpt)
-    for cut in range(1, len(reasoning) + 1):
+    for cut in range(1, len(reasoning) + 1, 2):
         begun = {"role": "assistant", "content": None, "reasoning_content": reasoning[:cut]}
         rest = thought(gpt, messages=[*QUESTION, begun])
         assert (rest[0] or "") == reasoning[cut:]
@@ -187,6 +190,8 @@ def test_what_is_refused(thinker: RunningServer, server: RunningServer) -> None:
             "max_thinking_tokens",
         ),
         (thinker, chat, {"reasoning_effort": "high"}, "reasoning_effort"),
+        (thinker, chat, {"thinking": {"type": "on"}}, "thinking.type"),
+        (server, chat, {"thinking": {"type": "enabled"}}, "thinking"),
         (server, chat, {"reasoning_effort": "high"}, "reasoning_effort"),
     ]
     for running, body, change, field in table:

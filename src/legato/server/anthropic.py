@@ -13,9 +13,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from legato.answer import Answer
+from legato.errors import RequestError
 from legato.server.admission import read_object, require_key
 from legato.server.anthropic_reply import ANTHROPIC, message, stream
-from legato.server.anthropic_turns import ThinkingFields, prompt_of
+from legato.server.anthropic_turns import prompt_of
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.openapi import body_of
@@ -29,6 +30,7 @@ from legato.server.structured import (
     anthropic_format,
     grammar_of,
 )
+from legato.server.thinking_field import ThinkingField
 from legato.server.turns import Extras
 from legato.text.continuation import Prompt
 
@@ -54,7 +56,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class CountTokensRequest(ThinkingFields, msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class CountTokensRequest(ThinkingField, msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What ``MessagesRequest`` has of a conversation, nothing of its answer."""
 
     model: str | None = None
@@ -67,7 +69,7 @@ class CountTokensRequest(ThinkingFields, msgspec.Struct, kw_only=True, forbid_un
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class MessagesRequest(ThinkingFields, Extras, kw_only=True, forbid_unknown_fields=True):
+class MessagesRequest(ThinkingField, Extras, kw_only=True, forbid_unknown_fields=True):
     """Anthropic's fields, and those of /v1/chat/completions that say how to sample."""
 
     messages: list[dict[str, Any]]
@@ -83,7 +85,10 @@ class MessagesRequest(ThinkingFields, Extras, kw_only=True, forbid_unknown_field
 
     @property
     def budgets(self) -> dict[str, int | None]:
-        return {"thinking.budget_tokens": self.budget_tokens, **super().budgets}
+        name, budget = "thinking.budget_tokens", self.budget_tokens
+        if budget is None and (self.thinking or {}).get("type") == "enabled":
+            raise RequestError(f"{name} is required", name)
+        return {name: budget, **super().budgets}
 
 
 @router.post("", openapi_extra=body_of(MessagesRequest))

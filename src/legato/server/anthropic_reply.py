@@ -115,7 +115,11 @@ def _opening(answer: Answer, service: Service) -> bytes:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {**_usage(answer), "output_tokens": 0},
+        "usage": {
+            **_usage(answer),
+            "output_tokens": 0,
+            "output_tokens_details": {"thinking_tokens": 0},
+        },
     }
     return named_event("message_start", {"type": "message_start", "message": begun})
 

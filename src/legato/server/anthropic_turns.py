@@ -1,4 +1,4 @@
-"""Messages of /v1/messages as turns, and what their request says of thoughts."""
+"""Messages of /v1/messages as turns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from legato.server.service import Service
 
 TURNS = TurnFormat(roles={"user": "user", "assistant": "assistant"})
-DISPLAYS = (None, "summarized")  # thoughts are shown; no others are served
-WISHES: dict[str, bool | str] = {"enabled": True, "disabled": False, "adaptive": "auto"}
 
 
 def prompt_of(request: MessagesRequest | CountTokensRequest, service: Service) -> Prompt:
@@ -83,38 +81,3 @@ def _combined(turns: list[Turn]) -> list[Turn]:
             )
         last["content"] += between + turn["content"]
     return combined
-
-
-class ThinkingFields:
-    """What ``thinking`` says, for requests that have that field."""
-
-    thinking: dict[str, Any] | None
-
-    @property
-    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
-        thinking = self.thinking or {}
-        kind = thinking.get("type")
-        if self.thinking is None:
-            return None, "thinking"
-        if kind not in WISHES:
-            raise RequestError(
-                f"thinking.type must be one of {', '.join(WISHES)}, got {kind!r}", "thinking.type"
-            )
-        known = {"type", "display"} | ({"budget_tokens"} if kind == "enabled" else set())
-        for name in thinking:
-            if name not in known:
-                raise RequestError(f"thinking.{name} is not supported", f"thinking.{name}")
-        if thinking.get("display") not in DISPLAYS:
-            raise RequestError("thinking.display must be summarized", "thinking.display")
-        return WISHES[kind], "thinking"
-
-    @property
-    def budget_tokens(self) -> int | None:
-        """Raises RequestError."""
-        if self.thinking is None or self.thinking.get("type") != "enabled":
-            return None
-        budget = self.thinking.get("budget_tokens")
-        name = "thinking.budget_tokens"
-        if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
-            raise RequestError(f"{name} must be a number of tokens", name)
-        return budget

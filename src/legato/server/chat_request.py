@@ -13,6 +13,7 @@ from legato.errors import ModelError, RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields
 from legato.server.protocol import GenerationFields
+from legato.server.thinking_field import ThinkingField
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import ChatTemplate
@@ -20,7 +21,7 @@ from legato.text.thinking import template_kwargs
 from legato.text.vocabulary import Tokenizer
 
 
-class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_fields=True):
     """Whether the last message is continued is decided by ``legato.text.precedence``."""
 
     messages: list[dict[str, Any]]
@@ -33,6 +34,7 @@ class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    thinking: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
 
     @property
@@ -45,7 +47,15 @@ class ChatRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def wanted_thoughts(self) -> tuple[bool | str | None, str]:
+        """``thinking`` says whether, ``reasoning_effort`` how hard."""
+        whether = super().wanted_thoughts
+        if self.reasoning_effort is None or whether[0] is False:
+            return whether
         return self.reasoning_effort, "reasoning_effort"
+
+    @property
+    def budgets(self) -> dict[str, int | None]:
+        return {"thinking.budget_tokens": self.budget_tokens, **super().budgets}
 
 
 class RenderRequest(ChatRequest, kw_only=True, forbid_unknown_fields=True):
