@@ -103,9 +103,10 @@ def test_responses(tokenizer: Tokenizer, echo: bool) -> None:
 def test_thoughts_that_are_over(tokenizer: Tokenizer) -> None:
     server = Speaker(tokenizer, "It is")
     thinking = {"type": "thinking", "thinking": "Okay."}
-    messages = begun([thinking, {"type": "text", "text": ""}])
-    reply = server.ask("/v1/messages", messages=messages, max_tokens=9).json()
-    assert [block["type"] for block in reply["content"]] == ["text"]
+    for nothing in ({"type": "text", "text": ""}, ""):
+        messages = begun([thinking, nothing])
+        reply = server.ask("/v1/messages", messages=messages, max_tokens=9).json()
+        assert [block["type"] for block in reply["content"]] == ["text"]
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/api/chat"])

@@ -59,7 +59,9 @@ def _read(message: Any, field: str) -> Turn:
 def _says_content(message: dict[str, Any]) -> bool:
     """Whether the message has a text, be it empty."""
     content = message.get("content")
-    return isinstance(content, str) or any(block.get("type") == "text" for block in content or ())
+    if not isinstance(content, list):
+        return content is not None
+    return any(isinstance(part, str) or part.get("type") == "text" for part in content)
 
 
 def _combined(turns: list[Turn]) -> list[Turn]:
