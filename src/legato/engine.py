@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from legato.batch import BLOCK_SIZE, StepResult
 from legato.cache.kv import KVCache
 from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
-from legato.constraint.grammar import Grammar
 from legato.constraint.tokens import TokenTable
 from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.messages import Stats
@@ -20,6 +20,9 @@ from legato.request import FinishReason, Output, Request
 from legato.runner import Program, Runner, token_logprobs
 from legato.scheduler import Part, Scheduler
 from legato.sequence import Sequence
+
+if TYPE_CHECKING:
+    from legato.constraint.grammar import Grammar
 
 
 class Engine:
@@ -262,10 +265,10 @@ class Engine:
             return []
         outputs: list[Output] = []
         for request, grammar in self._arriving.take(waits=not self._scheduler.has_work):
-            if isinstance(grammar, Grammar):
-                self._begin(request, grammar)
-            else:
+            if isinstance(grammar, RequestError):
                 outputs += ends(request, FinishReason.ERROR, f"{type(grammar).__name__}: {grammar}")
+            else:
+                self._begin(request, grammar)
         return outputs
 
     def _constraint(self, request: Request, grammar: Grammar | None) -> Constraint | None:

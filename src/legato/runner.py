@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from legato.batch import Batch, StepResult
-from legato.constraint.grammar import Grammar
 from legato.constraint.masks import MaskPlan
 from legato.request import TokenLogprobs
+
+if TYPE_CHECKING:
+    from legato.constraint.grammar import Grammar
 
 
 class Program(Protocol):

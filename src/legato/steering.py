@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from legato.constraint.grammar import Grammar
+from legato.constraint.compiling import compile_grammar
 from legato.constraint.tokens import TokenTable
 from legato.errors import RequestError
 from legato.request import Guidance
@@ -45,7 +45,7 @@ class Steering:
             thinking = thinking_of(prompt, parser, self.max_thinking_tokens, tokenizer)
         if source:
             begun = given_content(prompt, tokenizer).encode() if prompt.prefill else b""
-            Grammar.compile(source, table(), "structured_outputs").feed(begun, "structured_outputs")
+            compile_grammar(source, table(), "structured_outputs").feed(begun, "structured_outputs")
         # A raw prompt is no part of the text that a grammar describes.
         heals = self.token_healing and not (source and not prompt.prefill)
         return Guidance(token_healing=heals, thinking=thinking, grammar=source)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
-from legato.constraint.grammar import Grammar
+from legato.constraint.compiling import compile_grammar
 from legato.constraint.tokens import TokenTable
 from legato.errors import RequestError
 from legato.request import FinishReason, Output, Request
+
+if TYPE_CHECKING:
+    from legato.constraint.grammar import Grammar
 
 KEPT = 64
 """Compiled grammars that are kept: clients tend to send the same ones."""
@@ -48,7 +52,7 @@ class Arriving:
         future = self._compiled.pop(source, None)
         if future is None:
             assert self._table is not None
-            future = self._pool.submit(Grammar.compile, source, self._table)
+            future = self._pool.submit(compile_grammar, source, self._table)
         self._compiled[source] = future
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)

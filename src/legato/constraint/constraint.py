@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from legato.batch import U32
-from legato.constraint.grammar import Grammar
 from legato.constraint.healing import Fit, Healing
 from legato.constraint.thinking import Place, Thoughts
 from legato.constraint.tokens import TokenTable
 from legato.request import Request
+
+if TYPE_CHECKING:
+    from legato.constraint.grammar import Grammar
 
 MAX_DRAFT = 16
 """Tokens; most of a grammar's forced text is shorter."""

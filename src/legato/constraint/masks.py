@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from legato.batch import I32, U32
+from legato.constraint.compiling import fill_masks
 from legato.constraint.constraint import Rules
-from legato.constraint.grammar import Grammar, fill_masks
 from legato.constraint.healing import Fit
+
+if TYPE_CHECKING:
+    from legato.constraint.grammar import Grammar
 
 READY, FAILED = 1, 2
 """What ``MaskPlan.ready`` becomes; the native step waits for it before it samples."""

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from legato.constraint.grammar import Grammar
 from legato.errors import RequestError
-from legato.server.grammar_trial import trial_of
 from legato.server.guidance import GuidanceFields
 from legato.text import grammar as sources
 from legato.text.grammar import FREE, Layout
@@ -224,10 +222,13 @@ async def grammar_of(fields: GuidanceFields, prompt: Prompt | None, service: Ser
 
 
 def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
+    # What ``legato render`` and servers without structured output need not load.
+    from legato.constraint.compiling import compile_grammar
+    from legato.server.grammar_trial import trial_of
+
     source, table = wanted.source(), service.token_table
     trial_of(table).check(source, wanted.field)
     begun = "" if prompt is None else given_content(prompt, service.text)
     if begun:
-        compiled = Grammar.compile(source, table, wanted.field)
-        compiled.feed(begun.encode(), wanted.field)
+        compile_grammar(source, table, wanted.field).feed(begun.encode(), wanted.field)
     return source
