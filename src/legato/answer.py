@@ -235,6 +235,12 @@ class Answer:
         return given(self.prompt, self._parting)
 
     @property
+    def is_cut_behind_thoughts(self) -> bool:
+        """The first choice ended between its thoughts and its content."""
+        choice = self.choices[0]
+        return bool(choice.reasoning) and not choice.content and self._splits[0].is_over
+
+    @property
     def reasoning_tokens(self) -> int:
         return sum(split.reasoning_tokens for split in self._splits)
 

@@ -109,6 +109,30 @@ def test_thoughts_that_are_over(tokenizer: Tokenizer) -> None:
         assert [block["type"] for block in reply["content"]] == ["text"]
 
 
+def test_an_answer_cut_behind_its_thoughts(tokenizer: Tokenizer) -> None:
+    """What comes back says that the thoughts are over, so that they are not gone on with."""
+    server = Speaker(tokenizer, "So.\n</think>\n\n")
+    asked: dict[str, Any] = {"messages": ASKED, "max_tokens": 9}
+    reply = server.ask("/v1/messages", **asked).json()
+    assert [block["type"] for block in reply["content"]] == ["thinking", "text"]
+    streamed = server.ask("/v1/messages", **asked, stream=True).text
+    assert streamed.count("content_block_start\n") == streamed.count("content_block_stop\n") == 2
+    server.ask("/v1/messages", messages=begun(reply["content"]), max_tokens=9)
+    before = "<think>\nSo.\n</think>\n\n"
+    assert said_before(server, tokenizer).endswith(before)
+    reply = server.ask("/v1/responses", input="hi").json()
+    assert [item["status"] for item in reply["output"]] == ["completed", "incomplete"]
+    server.ask("/v1/responses", input="hi", stream=True)
+    server.ask("/v1/responses", previous_response_id=reply["id"])
+    assert said_before(server, tokenizer).endswith(before)
+
+
+def said_before(server: Speaker, tokenizer: Tokenizer) -> str:
+    request = server.engine.requests[-1]
+    ids = request.prompt_token_ids + request.output_token_ids
+    return tokenizer.decode(ids, skip_special_tokens=False) + request.pending.decode()
+
+
 @pytest.mark.parametrize("path", ["/v1/messages", "/api/chat"])
 def test_the_servers_policy(tokenizer: Tokenizer, path: str) -> None:
     asked = {"messages": begun("It is "), **({"max_tokens": 9} if "v1" in path else {})}

@@ -44,6 +44,8 @@ def message(answer: Answer, service: Service, *, echo: bool) -> dict[str, Any]:
         "text": given.content + choice.content,
     }
     blocks = [{**_block(kind), kind: text} for kind, text in said.items() if text]
+    if answer.is_cut_behind_thoughts and not given.content:
+        blocks.append(_block("text"))
     return {
         **_head(answer, service),
         "content": blocks or [_block("text")],
@@ -103,7 +105,7 @@ async def stream(answer: Answer, service: Service, *, echo: bool) -> AsyncGenera
         "usage": _usage(answer),
     }
     yield (
-        blocks.end()
+        blocks.end(in_text=answer.is_cut_behind_thoughts)
         + named_event("message_delta", delta)
         + named_event("message_stop", {"type": "message_stop"})
     )
@@ -140,9 +142,11 @@ class Blocks:
         event = b"" if kind == self._kind else self._close() + self._open(kind)
         return event + self._delta(kind, text)
 
-    def end(self) -> bytes:
-        """An answer without a word has an empty text."""
-        return (b"" if self._kind else self._open("text")) + self._close()
+    def end(self, *, in_text: bool) -> bytes:
+        """An answer without a word has an empty text, and so has one that is ``in_text``."""
+        if self._kind == "text" or (self._kind and not in_text):
+            return self._close()
+        return self._close() + self._open("text") + self._close()
 
     def _open(self, kind: str) -> bytes:
         self._index, self._kind = self._index + 1, kind

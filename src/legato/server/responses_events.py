@@ -38,8 +38,8 @@ class Events:
 
     def end(self, output: list[Item]) -> bytes:
         """``output``: the items as they have become. An answer without a word is a message."""
-        event = b"" if self._kinds else self._switch("message")
-        return event + self._close(output[-1])
+        kind = str(output[-1]["type"])
+        return self._switch(kind) + self._close(output[-1])
 
     def _switch(self, kind: str) -> bytes:
         """The item of that kind is the open one from here."""

@@ -111,9 +111,10 @@ class Reply:
         status = "completed" if choice.finish_reason == "stop" else "incomplete"
         items = []
         if reasoning:
-            ended = "completed" if content else status
+            is_over = content or self.answer.is_cut_behind_thoughts
+            ended = "completed" if is_over else status
             items.append(thoughts_item(self._ids["reasoning"], reasoning, ended))
-        if content or not reasoning:
+        if content or not reasoning or self.answer.is_cut_behind_thoughts:
             entries = [] if self._first_entry is None else choice.logprobs[self._first_entry :]
             logprobs = self._logprobs(entries)
             items.append(answer_item(self._ids["message"], content, status, logprobs))

@@ -39,6 +39,10 @@ class HarmonySplit:
         self._spoken = {"analysis": where == "inside", "final": where in ("closed", "content")}
         self._between = False  # a message ended
 
+    @property
+    def is_over(self) -> bool:
+        return self._channel == "final"
+
     def push(self, new: str, tokens: int = 1) -> Parted:
         """``new`` is the text of the next ``tokens``."""
         was_inside = self._channel == "analysis"

@@ -25,6 +25,11 @@ class Split(Protocol):
 
     reasoning_tokens: int
 
+    @property
+    def is_over(self) -> bool:
+        """The content has begun, though no word of it may be there."""
+        ...
+
     def push(self, new: str, tokens: int = 1) -> Parted: ...
     def finish(self) -> Parted: ...
 
@@ -40,6 +45,10 @@ class ReasoningSplit:
         self._held_tokens = 0
         self._fresh = False  # the opening mark has just come
         self._wrapping = None if block.answer is None else _Wrapping(*block.answer)
+
+    @property
+    def is_over(self) -> bool:
+        return self._where in ("closed", "content")
 
     def push(self, new: str, tokens: int = 1) -> Parted:
         """``new`` is the text of the next ``tokens``."""
