@@ -229,6 +229,7 @@ CONFLICT = "You can only use one kind of constraints for structured outputs"
         ({"guided_json": {"not": {}}}, "guided_json", "not"),
         ({"guided_json": "{"}, "guided_json", "is not JSON"),
         ({"guided_regex": "(?=a)b"}, "guided_regex", "look-around"),
+        ({"guided_regex": "a?" * 2000 + "a" * 2000}, "guided_regex", "too many expressions"),
         ({"guided_choice": []}, "guided_choice", "at least one"),
         ({"guided_choice": "yes"}, "guided_choice", "expected array"),
         ({"guided_grammar": "start: foo"}, "guided_grammar", "unknown name"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,7 +219,14 @@ async def grammar_of(fields: GuidanceFields, prompt: Prompt | None, service: Ser
     RequestError, which shows where it does not.
     """
     wanted = fields.wanted_grammar()
-    return "" if wanted is None else await asyncio.to_thread(_checked, wanted, prompt, service)
+    if wanted is None:
+        return ""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, _checked, wanted, prompt, service)
+
+
+# Of their own: however many slow grammars wait here, long prompts are rendered meanwhile.
+_threads = ThreadPoolExecutor(2, "grammars")
 
 
 def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
@@ -228,7 +236,8 @@ def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
 
     source, table = wanted.source(), service.token_table
     trial_of(table).check(source, wanted.field)
+    # Some limits are met only by the vocabulary's words, which a trial does not have.
+    compiled = compile_grammar(source, table, wanted.field)
     begun = "" if prompt is None else given_content(prompt, service.text)
-    if begun:
-        compile_grammar(source, table, wanted.field).feed(begun.encode(), wanted.field)
+    compiled.feed(begun.encode(), wanted.field)
     return source
