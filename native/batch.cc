@@ -120,15 +120,13 @@ void check_numbers(const SamplingView& sampling, int64_t rows) {
 }
 
 void check_masks(const SamplingView& sampling, int64_t rows, int64_t vocabulary) {
-  const View<uint32_t>&masks = sampling.masks, &ready = sampling.masks_ready;
+  const View<uint32_t>& masks = sampling.masks;
   check_choice("mask_index", sampling.mask_index, rows, masks.rows);
   check_choice("fallback_index", sampling.fallback_index, rows, masks.rows);
   const int64_t words = (vocabulary + 31) / 32;
   if (masks.rows > 0 && masks.columns != words) {
     refuse("masks", "has " + std::to_string(masks.columns) + " words a row, expected " + std::to_string(words));
   }
-  if (ready.rows > 1) refuse("masks_ready", "has " + std::to_string(ready.rows) + " entries, expected 0 or 1");
-  if (reinterpret_cast<uintptr_t>(ready.data) % alignof(uint32_t) != 0) refuse("masks_ready", "is not aligned");
 }
 
 void check_sampling(const SamplingView& sampling, int64_t rows, int64_t vocabulary) {

@@ -23,7 +23,6 @@ struct SamplingView {
   View<float> bias_values;
   View<int32_t> mask_index, fallback_index;
   View<uint32_t> masks;
-  View<uint32_t> masks_ready;  // none, or one that another thread stores when the masks are there
 };
 
 struct BatchView {

@@ -189,36 +189,31 @@ SampleRow Program::sample_row(const Step& step, int64_t r) const {
   return row;
 }
 
-// Masks may be made by other threads while this step computes the logits; only here they have to be there.
-bool Program::masks_arrive(Step& step) const {
-  const View<uint32_t>& ready = step.batch.sampling.masks_ready;
-  if (ready.rows == 0 || await_nonzero(ready.data[0]) == kMasksReady) return true;
-  step.masks_failed.store(true, std::memory_order_relaxed);
-  return false;
-}
-
 // Rows differ in cost by far (greedy, top-p with log-probabilities), so each thread takes the next one.
 void Program::apply(Step& step, const Sample&, const Part& part) const {
-  const int64_t vocabulary = this->vocabulary();
-  StepOutput& output = step.output;
-  if (!masks_arrive(step)) return;
   while (true) {
     const int64_t r = step.next_sample.fetch_add(1, std::memory_order_relaxed);
     if (r >= step.logit_rows) return;
-    const float* logits = this->logits() + r * vocabulary;
-    if (step.batch.hash_logits) output.hashes[r] = kernels_.hash_row(logits, vocabulary);
-    const SampleRow row = sample_row(step, r);
-    SampleResult result{-1, 0, NAN, nullptr, nullptr};
-    if (row.num_logprobs > 0) {
-      result.top_ids = output.top_ids.data() + r * output.top_columns;
-      result.top_logprobs = output.top_logprobs.data() + r * output.top_columns;
-    }
-    kernels_.sample(logits, vocabulary, row, result, sample_scratch_.data() + part.thread * sample_scratch_bytes_);
-    output.tokens[r] = result.token;
-    if (row.num_logprobs < 0) continue;
-    output.logprobs[r] = result.logprob;
-    output.ranks[r] = result.rank;
+    draw(step, r, part.thread);
   }
+}
+
+void Program::draw(Step& step, int64_t r, int thread) const {
+  const int64_t vocabulary = this->vocabulary();
+  StepOutput& output = step.output;
+  const float* logits = this->logits() + r * vocabulary;
+  if (step.batch.hash_logits) output.hashes[r] = kernels_.hash_row(logits, vocabulary);
+  const SampleRow row = sample_row(step, r);
+  SampleResult result{-1, 0, NAN, nullptr, nullptr};
+  if (row.num_logprobs > 0) {
+    result.top_ids = output.top_ids.data() + r * output.top_columns;
+    result.top_logprobs = output.top_logprobs.data() + r * output.top_columns;
+  }
+  kernels_.sample(logits, vocabulary, row, result, sample_scratch_.data() + thread * sample_scratch_bytes_);
+  output.tokens[r] = result.token;
+  if (row.num_logprobs < 0) return;
+  output.logprobs[r] = result.logprob;
+  output.ranks[r] = result.rank;
 }
 
 }  // namespace legato

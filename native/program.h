@@ -85,6 +85,9 @@ class Program {
 
   // --- a step: step.cc ---
   StepOutput run(const BatchView& batch);
+  // Draws some of the logit rows of the last step again, with the masks and parameters that its batch has now. The
+  // rows of the result are those of run; rows that were not asked for are -1.
+  StepOutput redraw(const BatchView& batch, const View<int32_t>& rows);
   int64_t logit_row_count() const { return logit_row_count_; }
   int64_t vocabulary() const { return head_matrix_ < 0 ? 0 : matrices_[head_matrix_].rows; }
   const float* logits() const { return reinterpret_cast<const float*>(logits_.data()); }  // [R][vocabulary]
@@ -153,7 +156,8 @@ class Program {
   void apply(const Step&, const Logits&, const Part&) const;
   void apply(Step&, const Sample&, const Part&) const;
   SampleRow sample_row(const Step&, int64_t row) const;
-  bool masks_arrive(Step&) const;
+  void draw(Step&, int64_t row, int thread) const;
+  void clear(Step&);
 
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;

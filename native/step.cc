@@ -41,13 +41,32 @@ StepOutput Program::run(const BatchView& batch) {
   copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
-  if (step.masks_failed) throw std::runtime_error("the masks could not be computed");
   return output;
 }
 
-// Everything that may allocate or fail, before the threads start.
-void Program::begin(Step& step) {
-  check_kv_operators();
+// The last step's logits are still there.
+StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
+  const Running running(running_);
+  const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
+  check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
+  if (batch.logit_rows.rows != logit_row_count_) throw std::invalid_argument("batch: is not that of the last step");
+  StepOutput output;
+  Step step{batch, output, batch.token_ids.rows, batch.logit_rows.rows, false};
+  clear(step);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    if (rows[i] < 0 || rows[i] >= step.logit_rows) {
+      throw std::invalid_argument("rows: entry " + std::to_string(i) + " is " + std::to_string(rows[i]) +
+                                  ", not in 0.." + std::to_string(step.logit_rows - 1));
+    }
+  }
+  threads_.run([&](int thread) {
+    for (int64_t i = step.next_sample++; i < rows.rows; i = step.next_sample++) draw(step, rows[i], thread);
+  });
+  return output;
+}
+
+// Nothing is drawn yet.
+void Program::clear(Step& step) {
   const int64_t rows = step.logit_rows;
   StepOutput& output = step.output;
   output.tokens.assign(rows, -1);
@@ -59,6 +78,12 @@ void Program::begin(Step& step) {
   output.top_ids.assign(rows * output.top_columns, -1);
   output.top_logprobs.assign(rows * output.top_columns, NAN);
   output.hashes.assign(step.batch.hash_logits ? rows : 0, 0);
+}
+
+// Everything that may allocate or fail, before the threads start.
+void Program::begin(Step& step) {
+  check_kv_operators();
+  clear(step);
   if (step.many_rows) divide_rows(step);
   size_t scratch = 0;
   for (const Stage& stage : few_rows_.stages()) {

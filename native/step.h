@@ -7,9 +7,6 @@
 
 namespace legato {
 
-// What masks_ready becomes when the masks are there; anything else but 0 says that there will be none.
-inline constexpr uint32_t kMasksReady = 1;
-
 struct Program::Step {
   const BatchView& batch;
   StepOutput& output;
@@ -18,7 +15,6 @@ struct Program::Step {
   int64_t part_rows = 0, parts = 0;
   std::unique_ptr<std::atomic<int64_t>[]> next_part = nullptr;  // by the first of the stages that a part passes through
   std::atomic<int64_t> next_sample{0};
-  std::atomic<bool> masks_failed{false};
 };
 
 }  // namespace legato

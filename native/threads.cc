@@ -1,7 +1,5 @@
 #include "threads.h"
 
-#include <chrono>
-
 namespace legato {
 namespace {
 
@@ -62,21 +60,6 @@ void Threads::serve(int thread) {
     if (entry_ == nullptr) return;
     entry_(context_, thread);
     barrier();
-  }
-}
-
-uint32_t await_nonzero(const uint32_t& value) {
-  const std::atomic_ref<uint32_t> watched(const_cast<uint32_t&>(value));  // atomic_ref has no const form; only read
-  int spins = 0;
-  while (true) {
-    const uint32_t seen = watched.load(std::memory_order_acquire);
-    if (seen != 0) return seen;
-    if (spins < kSpins) {
-      ++spins;
-      pause();
-    } else {
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
-    }
   }
 }
 

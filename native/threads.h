@@ -42,10 +42,6 @@ class Threads {
   std::vector<std::thread> workers_;
 };
 
-// Waits until another thread, of whatever kind, has stored something other than 0, and returns that. What it wrote
-// before is seen after. For waits that are rare: it does not hear of the store, but looks again and again.
-uint32_t await_nonzero(const uint32_t& value);
-
 // [begin, end) of `total` pieces for one thread: contiguous, sizes differ by at most one.
 struct Share {
   int64_t begin, end;

@@ -74,7 +74,6 @@ SamplingView sampling_view(nb::handle s) {
   view.mask_index = field<int32_t, 1>(s, "mask_index");
   view.fallback_index = field<int32_t, 1>(s, "fallback_index");
   view.masks = field<uint32_t, 2>(s, "masks");
-  view.masks_ready = field<uint32_t, 1>(s, "masks_ready");
   return view;
 }
 
@@ -107,6 +106,15 @@ nb::object to_numpy(const std::vector<T>& values) {
   return to_numpy(values.data(), static_cast<int64_t>(values.size()), 1, false, 1);
 }
 
+using IntVector = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::tuple result(const StepOutput& output) {
+  const int64_t rows = static_cast<int64_t>(output.tokens.size()), columns = output.top_columns;
+  return nb::make_tuple(to_numpy(output.tokens), to_numpy(output.logprobs), to_numpy(output.ranks),
+                        to_numpy(output.top_ids.data(), rows, columns, true, columns),
+                        to_numpy(output.top_logprobs.data(), rows, columns, true, columns), to_numpy(output.hashes));
+}
+
 nb::tuple run(Program& program, nb::handle batch) {
   const BatchView view = batch_view(batch);
   StepOutput output;
@@ -114,10 +122,12 @@ nb::tuple run(Program& program, nb::handle batch) {
     nb::gil_scoped_release release;
     output = program.run(view);
   }
-  const int64_t rows = static_cast<int64_t>(output.tokens.size()), columns = output.top_columns;
-  return nb::make_tuple(to_numpy(output.tokens), to_numpy(output.logprobs), to_numpy(output.ranks),
-                        to_numpy(output.top_ids.data(), rows, columns, true, columns),
-                        to_numpy(output.top_logprobs.data(), rows, columns, true, columns), to_numpy(output.hashes));
+  return result(output);
+}
+
+nb::tuple redraw(Program& program, nb::handle batch, const IntVector& rows) {
+  const View<int32_t> wanted{rows.data(), static_cast<int64_t>(rows.shape(0)), 1};
+  return result(program.redraw(batch_view(batch), wanted));
 }
 
 int add_matrix(Program& program, const std::string& format, int64_t rows, int64_t columns, nb::handle data) {
@@ -217,6 +227,7 @@ NB_MODULE(_native, m) {
   bind_data(program);
   bind_operators(program);
   program.def("run", &run, "batch"_a)
+      .def("redraw", &redraw, "batch"_a, "rows"_a)
       .def("logits", &logits)
       .def("activation", &activation, "buffer"_a, "rows"_a)
       .def("profile", &Program::profile);

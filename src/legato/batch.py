@@ -54,9 +54,6 @@ class SamplingBatch:
     mask_index: I32  # [R]; row of ``masks``, -1: all tokens are allowed
     fallback_index: I32  # [R]; row of ``masks`` of a soft mask, -1: the mask holds for every draw
     masks: U32  # [M, ceil(vocab / 32)]; bit t % 32 of word t // 32 allows token t
-    # Empty: the masks are there. [1]: other threads may still fill ``masks`` and then set this to 1
-    # (2: they failed, and the step raises RuntimeError). The step looks at it just before it samples.
-    masks_ready: U32
 
 
 @dataclass(slots=True)

@@ -175,7 +175,7 @@ class Engine:
 
     def _try(self, parts: list[Part]) -> StepResult | Exception:
         try:
-            return self._runner.run(self._packer.pack(parts), self._packer.late_masks)
+            return self._runner.run(self._packer.pack(parts), self._packer.ruled)
         except Exception as error:  # whatever it is, it is somebody's fault
             return error
 
@@ -209,6 +209,8 @@ class Engine:
             return EngineError(
                 f"the grammar went wrong: {self._runner.failed_grammars[constraint.grammar]}"
             )
+        if not part.draft:
+            return EngineError("the logits are not numbers") if min(tokens, default=0) < 0 else None
         drafted = tokens[part.num_forced :]
         right = sum(
             1

@@ -18,6 +18,7 @@ from legato.batch import BLOCK_SIZE, F32, I32, U32, U64, Batch, SamplingBatch
 from legato.cache.kv import KVCache
 from legato.constraint.constraint import Rules
 from legato.constraint.masks import MaskPlan
+from legato.constraint.ruling import Ruled
 from legato.scheduler import Part
 from legato.sequence import NO_IDS, NO_VALUES, Sequence
 
@@ -49,7 +50,6 @@ class Packer:
         self._nothing: I32 = np.zeros(max_rows + 1, np.int32)  # indptr of empty rows
         self._mask_words = -(-vocab_size // 32)
         self._no_masks: U32 = np.zeros((0, self._mask_words), np.uint32)
-        self._not_late: U32 = np.zeros(0, np.uint32)
         self._free: I32 = np.full(max_rows, -1, np.int32)  # rows without a mask
         self._last: Batch | None = None
         self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
@@ -57,12 +57,12 @@ class Packer:
         self._is_penalised = False  # any of them
         self._is_biased = False
         self._is_constrained = False
-        self.late_masks: MaskPlan | None = None  # of the last batch, to be filled while it runs
+        self.ruled: list[Ruled] = []  # rows of the last batch that grammars rule
 
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]
-        self.late_masks = None
+        self.ruled = []
         decodes = all(part.samples and part.num_tokens == 1 for part in parts)
         if decodes and self._last is not None and self._goes_on(self._last, sequences):
             return self._move_on(self._last, parts, sequences)
@@ -225,7 +225,6 @@ class Packer:
             mask_index=NO_IDS,
             fallback_index=NO_IDS,
             masks=self._no_masks,
-            masks_ready=self._not_late,
         )
         self._set_masks(sampling, parts)
         return sampling
@@ -271,7 +270,7 @@ class Packer:
         if not self._is_constrained and not any(part.sequence.is_masked for part in parts):
             free = self._free[: len(sampling.forced)]
             sampling.mask_index = sampling.fallback_index = free
-            sampling.masks, sampling.masks_ready = self._no_masks, self._not_late
+            sampling.masks = self._no_masks
             return
         plan = MaskPlan(self._mask_words)
         for part in parts:
@@ -285,11 +284,5 @@ class Packer:
             first = len(plan.index)
             sampling.forced[first : first + len(rules.forced)] = rules.forced
             plan.add_rules(rules, part.draft, among)
-        (
-            sampling.mask_index,
-            sampling.fallback_index,
-            sampling.masks,
-            sampling.masks_ready,
-        ) = plan.build()
-        if plan.is_late:
-            self.late_masks = plan
+        sampling.mask_index, sampling.fallback_index, sampling.masks = plan.build()
+        self.ruled = plan.ruled

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from legato.batch import Batch, StepResult
-from legato.constraint.masks import MaskPlan
+from legato.batch import I32, Batch, StepResult
+from legato.constraint.ruling import Ruled, settle
 from legato.request import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ class Program(Protocol):
     def run(self, batch: Batch, /) -> tuple[Any, ...]:
         """The fields of ``StepResult``, in order."""
 
+    def redraw(self, batch: Batch, rows: I32, /) -> tuple[Any, ...]:
+        """The same for some logit rows of the last step, under the masks that ``batch`` has now."""
+
 
 class Runner:
     """Runs batches on a program."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._masking = ThreadPoolExecutor(1, "masks")
         self.failed_grammars: dict[Grammar, str] = {}  # in the last run, with the reason
 
-    def run(self, batch: Batch, late_masks: MaskPlan | None = None) -> StepResult:
-        """``late_masks`` are computed meanwhile; the program waits for them before it samples."""
-        self.failed_grammars = {}
-        if late_masks is None:
-            return StepResult(*self._program.run(batch))
-        filling = self._masking.submit(late_masks.fill)
-        try:
-            return StepResult(*self._program.run(batch))
-        finally:
-            self.failed_grammars = filling.result()
+    def run(self, batch: Batch, ruled: Sequence[Ruled] = ()) -> StepResult:
+        """``ruled``: the rows whose tokens a grammar must allow."""
+        result = StepResult(*self._program.run(batch))
+        self.failed_grammars = settle(ruled, batch, result, self._redraw) if ruled else {}
+        return result
+
+    def _redraw(self, batch: Batch, rows: I32) -> StepResult:
+        return StepResult(*self._program.redraw(batch, rows))
 
 
 def token_logprobs(result: StepResult, row: int, wanted: int) -> TokenLogprobs:

@@ -41,7 +41,6 @@ def greedy(rows: int, vocab: int) -> SamplingBatch:
         mask_index=ints([-1] * rows),
         fallback_index=ints([-1] * rows),
         masks=np.zeros((0, (vocab + 31) // 32), np.uint32),
-        masks_ready=np.zeros(0, np.uint32),
     )
 
 

@@ -11,7 +11,7 @@ et al. 2023). A row's numbers depend on that row alone, so a draft changes the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from legato.batch import U32
@@ -36,8 +36,6 @@ class Rules:
     grammar: Grammar | None  # gives the masks of the rows from ``first_ruled`` on
     first_ruled: int = 0
     beside: U32 | None = None  # tokens which the first of these rows may take besides
-    spelled: list[U32] = field(default_factory=list)  # fallbacks of the first rows: text that must
-    # come is spelled as the tokenizer does, unless the model itself spells it otherwise
 
 
 class Constraint:
@@ -90,10 +88,8 @@ class Constraint:
         """``draft``: the beginning of what ``draft()`` gave."""
         rows = len(draft) + 1
         if self._thoughts is None or not self._is_thinking:
-            if self._healing is not None:
-                return Rules([], self._healing.fits()[:rows], self.grammar)
-            spelled = [] if self.grammar is None else self.grammar.draft(MAX_DRAFT)
-            return Rules([], [], self.grammar, spelled=self._masks(spelled[:rows]))
+            fits = self._healing.fits()[:rows] if self._healing is not None else []
+            return Rules([], fits, self.grammar)
         if self._healing is not None:
             return Rules([], self._healing.fits()[:rows], None)
         forced = self._thoughts.forced[:rows]
@@ -117,9 +113,6 @@ class Constraint:
             )
         breaks = self._table.equal(b"\n") + self._table.equal(b"\n\n")
         return self._table.mask(breaks if thoughts.may_break else [])
-
-    def _masks(self, ids: list[int]) -> list[U32]:
-        return [self._table.mask([id]) for id in ids]
 
     def _named(self, text: bytes) -> list[int]:
         """Tokens that spell ``text``, control tokens too: some templates think between those."""

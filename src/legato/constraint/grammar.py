@@ -50,6 +50,8 @@ SHOWN = 24
 
 MARK = "⟦here⟧"
 MOST_EXPECTED = 12
+MOST_BEGINNINGS = 32
+"""Tokens that a forced token may begin with: more than its bytes are never."""
 MOST_COMPLAINT = 1000
 """Characters of what ``llguidance`` says about a grammar."""
 
@@ -233,8 +235,12 @@ class Grammar:
             raise EngineError(f"the grammar cannot go on: {self.failure}")
 
     def would_accept(self, token_ids: Sequence[int]) -> int:
-        """How many of the tokens may follow, one after the other."""
-        return self._matcher.validate_tokens([*token_ids])
+        """How many of the tokens may follow, one after the other; one that ends the answer may where
+        the text may."""
+        count = self._matcher.validate_tokens([*token_ids])
+        if not count and self.is_finished:  # then the matcher refuses the end, too
+            return int(token_ids[0] in self._vocabulary.table.eos_ids)
+        return count
 
     def draft(self, most: int) -> list[int]:
         """Up to ``most`` tokens that spell text which must come, probably as the model would."""
@@ -244,6 +250,21 @@ class Grammar:
         text = forced.decode("utf-8", "ignore")
         # What follows may go into the last token.
         return self._vocabulary.ll_tokenizer.greedy_tokenize(text)[:-1][:most]
+
+    def only_spelling(self, allowed: U32, draft: Sequence[int] = ()) -> int | None:
+        """The token for text that must come behind ``draft``, if it must: the longest of ``allowed``.
+
+        So its spelling does not depend on where an answer was cut, or what was drafted.
+        """
+        table = self._vocabulary.table
+        longest = longest_beginning(allowed, table)
+        if longest is None:
+            return None
+        after = self.copy() if draft else self
+        for token in draft:
+            after.accept(token)
+        forced = after._matcher.compute_ff_bytes()
+        return longest if forced.startswith(table.token(longest)) else None
 
     @property
     def is_accepting(self) -> bool:
@@ -282,7 +303,19 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-# One thread: the native step uses all cores meanwhile, and a batch of 16 takes about a millisecond.
+def longest_beginning(mask: U32, table: TokenTable) -> int | None:
+    """The longest of the allowed tokens if all others are beginnings of it, else None."""
+    words = np.flatnonzero(mask)
+    if not 0 < len(words) <= MOST_BEGINNINGS:
+        return None
+    ids = [int(word) * 32 + bit for word in words for bit in range(32) if mask[word] >> bit & 1]
+    longest = max(ids, key=lambda id: len(table.token(id)))
+    text = table.token(longest)
+    is_one = all(id not in table.special_ids and text.startswith(table.token(id)) for id in ids)
+    return longest if is_one else None
+
+
+# One thread: waking a second one takes as long as the few masks of a step.
 _executor = LLExecutor(1)
 
 

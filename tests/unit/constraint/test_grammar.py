@@ -200,6 +200,26 @@ def test_forced_text_makes_a_draft() -> None:
     assert grammar.draft(8) == []
 
 
+def test_text_that_must_come_has_one_spelling() -> None:
+    """Otherwise it would depend on where the text was cut how it goes on."""
+
+    def spelling(source: str, *draft: int) -> bytes | None:
+        masks = np.zeros((1 + len(draft), TABLE.mask_words), np.uint32)
+        grammar = Grammar.compile(source, TABLE)
+        fill_masks([(grammar, 0, draft)], masks)
+        only = grammar.only_spelling(masks[-1], draft)
+        return None if only is None else TOKENS[only]
+
+    assert spelling('start: "name" | "names"') == b"name"
+    assert spelling('start: "names" "x"?') == b"name"
+    assert spelling('start: "n" "ot"') == b"n"
+    assert spelling('start: "name" | "not"') is None  # a choice of text
+    assert spelling('start: "name"?') is None  # or the end
+    assert spelling("start: /.*/") is None
+    assert spelling('start: "true" "name"', *ids(b"true")) == b"name"
+    assert spelling('start: "true" "name"', *ids(b"name")) is None  # a draft that must not come
+
+
 def test_copies_go_their_own_ways() -> None:
     grammar = Grammar.compile('start: ("true" | "Ann") "x"', TABLE)
     other = grammar.copy()
@@ -290,3 +310,14 @@ def test_other_threads_run_while_a_grammar_is_compiled() -> None:
     thread.join()
     gaps = np.diff([started, *ticks, started + took])
     assert took > 0.05 and gaps.max() < took / 2
+
+
+def test_the_end_may_come_where_the_text_may_end() -> None:
+    grammar = Grammar.compile('start: "true" "x"?', TABLE)
+    end = TABLE.eos_ids[0]
+    assert grammar.would_accept([end]) == 0
+    assert grammar.would_accept([*ids(b"true"), end]) == 1 + len(ids(b"true"))
+    for token in [*ids(b"true"), *ids(b"x")]:
+        grammar.accept(token)
+    assert grammar.is_finished and grammar.would_accept([end]) == 1
+    assert grammar.would_accept(ids(b"x")) == 0

@@ -30,7 +30,6 @@ def sampling(rows: int, vocabulary: int, **fields) -> SamplingBatch:
         "mask_index": np.full(rows, -1, np.int32),
         "fallback_index": np.full(rows, -1, np.int32),
         "masks": np.zeros((0, (vocabulary + 31) // 32), np.uint32),
-        "masks_ready": np.zeros(0, np.uint32),
     }
     for name, value in fields.items():
         old = defaults[name]

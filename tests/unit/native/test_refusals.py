@@ -108,10 +108,6 @@ SAMPLING_FAULTS: list[tuple[str, Callable[[np.ndarray], object]]] = [
     ("output_indptr", lambda a: with_entry(a, 3, -1)),
     ("prompt_ids", lambda a: None),
     ("masks", lambda a: np.zeros((1, 6), np.uint32)),
-    ("masks_ready", lambda a: np.ones(2, np.uint32)),
-    ("masks_ready", lambda a: np.ones(1, np.int32)),
-    ("masks_ready", lambda a: np.ones((1, 1), np.uint32)),
-    ("masks_ready", lambda a: np.ones(5, np.uint8)[1:].view(np.uint32)),
 ]
 
 

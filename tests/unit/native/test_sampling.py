@@ -22,6 +22,13 @@ ROWS = 4000
 def step(
     logits: np.ndarray, rows: SamplingBatch, isa: str = native.supported_isas()[-1]
 ) -> StepResult:
+    program, batch = made(logits, rows, isa)
+    return StepResult(*program.run(batch))
+
+
+def made(
+    logits: np.ndarray, rows: SamplingBatch, isa: str = native.supported_isas()[-1]
+) -> tuple[native.Program, Batch]:
     count = len(rows.temperature)
     program = native.Program(isa=isa, threads=2, max_tokens=count, max_logit_rows=count)
     x = program.buffer(32)
@@ -41,7 +48,7 @@ def step(
         logit_rows=np.arange(count, dtype=np.int32),
         sampling=rows,
     )
-    return StepResult(*program.run(batch))
+    return program, batch
 
 
 def masks(*allowed: Sequence[int]) -> np.ndarray:
@@ -255,3 +262,35 @@ def test_broken_logits_give_no_token(logits: np.ndarray, value: float) -> None:
     broken[123] = value
     for setting in SETTINGS[:7]:
         assert (step(broken, setting.rows(2)).token_ids == -1).all()
+
+
+def test_rows_that_are_drawn_again_are_those_of_a_soft_mask(logits: np.ndarray) -> None:
+    """A step without masks, whose refused rows are drawn again under them."""
+    setting = Setting(allowed=range(0, 300, 3), fallback=range(0, 300, 6))
+    wanted = step(logits, replace(setting).rows(ROWS))
+    rows = replace(setting, allowed=None, fallback=None).rows(ROWS)
+    rows.num_logprobs[:] = 2
+    program, batch = made(logits, rows)
+    first = StepResult(*program.run(batch))
+    refused = np.flatnonzero(first.token_ids % 3).astype(np.int32)
+    masked = setting.rows(ROWS)
+    rows.masks, rows.mask_index = masked.masks, masked.mask_index
+    rows.fallback_index = masked.fallback_index
+    again = StepResult(*program.redraw(batch, refused))
+    others = np.setdiff1d(np.arange(ROWS), refused)
+    assert (again.token_ids[refused] == wanted.token_ids[refused]).all()
+    assert (first.token_ids[others] == wanted.token_ids[others]).all()
+    assert (again.token_ids[others] == -1).all()
+    exact = torch.from_numpy(logits).double().log_softmax(0).numpy()
+    assert np.allclose(again.logprobs[refused], exact[again.token_ids[refused]], atol=1e-5)
+    assert (again.top_ids[refused] == first.top_ids[refused]).all()
+
+
+def test_only_rows_of_the_last_step_are_drawn_again(logits: np.ndarray) -> None:
+    program, batch = made(logits, Setting().rows(4))
+    with pytest.raises(ValueError, match="not that of the last step"):
+        program.redraw(batch, np.zeros(1, np.int32))
+    program.run(batch)
+    for row in (-1, 4):
+        with pytest.raises(ValueError, match=f"rows: entry 0 is {row}"):
+            program.redraw(batch, np.array([row], np.int32))

@@ -1,0 +1,136 @@
+"""A grammar's say on the tokens of a step, after they were drawn.
+
+Most tokens of a model that was asked for JSON are allowed as they come. To ask the grammar about one
+token takes a microsecond, to have it name all that may follow takes twenty; so a row is drawn without
+a mask, and only if its token must not follow is the mask made and the row drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from legato.batch import I32, U32, Batch, StepResult
+from legato.constraint.compiling import fill_masks
+from legato.constraint.tokens import WORD_BITS
+
+if TYPE_CHECKING:
+    from legato.constraint.constraint import Rules
+    from legato.constraint.grammar import Grammar
+
+Redraw = Callable[[Batch, I32], StepResult]
+
+
+class Refusal(NamedTuple):
+    """The first token of a part that must not follow; ``before`` are those between it and the
+    grammar's state."""
+
+    ruled: Ruled
+    before: list[int]
+
+    @property
+    def row(self) -> int:
+        return self.ruled.row + len(self.before)
+
+
+class Ruled(NamedTuple):
+    """The logit rows of one part from ``row`` on: one for the next token, and one after each token
+    of ``draft``. ``among``: the request's allowed tokens."""
+
+    rules: Rules
+    row: int
+    draft: Sequence[int]
+    among: U32 | None
+
+    @property
+    def grammar(self) -> Grammar:
+        assert self.rules.grammar is not None
+        return self.rules.grammar
+
+    def refusal(self, tokens: Sequence[int]) -> Refusal | None:
+        """``tokens``: of all logit rows. Behind one that is not the drafted one, none counts."""
+        chosen: list[int] = []
+        for ahead, token in enumerate(tokens[self.row : self.row + len(self.draft) + 1]):
+            chosen.append(token)
+            if ahead < len(self.draft) and token != self.draft[ahead]:
+                break
+        if min(chosen) < 0 or (self.rules.beside is not None and has(self.rules.beside, chosen[0])):
+            return None
+        count = self.grammar.would_accept(chosen)
+        return None if count == len(chosen) else Refusal(self, chosen[:count])
+
+    def choices(self, mask: U32, before: list[int]) -> tuple[U32, U32]:
+        """Of the grammar's mask for the row behind these tokens: what is allowed there, and what to
+        choose from."""
+        rules, number = self.rules, len(before) + self.rules.first_ruled
+        if rules.beside is not None:
+            mask = mask | rules.beside
+        if self.among is not None:
+            mask = mask & self.among
+        choice = mask
+        if number < len(rules.fits):
+            mask = mask & rules.fits[number].allowed
+            choice = mask & rules.fits[number].fallback
+            choice = choice if choice.any() else mask
+        spelling = self.grammar.only_spelling(choice, before)
+        if spelling is None:
+            return mask, choice
+        alone = np.zeros_like(mask)
+        alone[spelling // WORD_BITS] = 1 << spelling % WORD_BITS
+        return mask, alone
+
+
+def has(mask: U32, token: int) -> bool:
+    return bool(mask[token // WORD_BITS] >> token % WORD_BITS & 1)
+
+
+def settle(
+    ruled: Sequence[Ruled], batch: Batch, result: StepResult, redraw: Redraw
+) -> dict[Grammar, str]:
+    """Has every refused row drawn again, until no token is refused; ``result`` is changed.
+
+    Returns the grammars that failed, with the reason.
+    """
+    failed: dict[Grammar, str] = {}
+    drawn: set[int] = set()  # rows, under a mask
+    while ruled:
+        tokens = result.token_ids.tolist()
+        refusals = [found for one in ruled if (found := one.refusal(tokens)) is not None]
+        for one in refusals:
+            if one.row in drawn:
+                failed[one.ruled.grammar] = "it refuses a token that it has allowed"
+        refusals = [one for one in refusals if one.ruled.grammar not in failed]
+        if not refusals:
+            break
+        drawn.update(one.row for one in refusals)
+        failed |= _draw_again(refusals, batch, result, redraw)
+        ruled = [refusal.ruled for refusal in refusals]
+    return failed
+
+
+def _draw_again(
+    refusals: list[Refusal], batch: Batch, result: StepResult, redraw: Redraw
+) -> dict[Grammar, str]:
+    sampling = batch.sampling
+    rows = np.array([one.row for one in refusals], np.int32)
+    ends = np.cumsum([len(one.before) + 1 for one in refusals])
+    room = np.zeros((int(ends[-1]), sampling.masks.shape[1]), np.uint32)
+    starts = [int(end) - len(one.before) - 1 for one, end in zip(refusals, ends, strict=True)]
+    jobs = [
+        (one.ruled.grammar, start, one.before) for one, start in zip(refusals, starts, strict=True)
+    ]
+    failed = {jobs[job][0]: reason for job, reason in fill_masks(jobs, room)}
+    masks: list[U32] = []
+    for one, end in zip(refusals, ends, strict=True):
+        masks += one.ruled.choices(room[end - 1], one.before)
+    sampling.masks = np.stack(masks)
+    sampling.mask_index = np.full(len(sampling.forced), -1, np.int32)
+    sampling.fallback_index = sampling.mask_index.copy()
+    sampling.mask_index[rows] = np.arange(0, len(masks), 2, dtype=np.int32)
+    sampling.fallback_index[rows] = np.arange(1, len(masks), 2, dtype=np.int32)
+    again = redraw(batch, rows)
+    for name in ("token_ids", "logprobs", "ranks", "top_ids", "top_logprobs"):
+        getattr(result, name)[rows] = getattr(again, name)[rows]
+    return failed
