@@ -12,7 +12,7 @@ from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
 from legato.constraint.tokens import TokenTable
-from legato.errors import ContextLengthError, EngineError, RequestError
+from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.packing import Packer
@@ -23,6 +23,8 @@ from legato.sequence import Sequence
 
 if TYPE_CHECKING:
     from legato.constraint.grammar import Grammar
+
+NO_TOKEN = "the logits are not numbers, or no token is allowed"
 
 
 class Engine:
@@ -198,7 +200,10 @@ class Engine:
                 row += part.num_forced
             self._scheduler.computed(part)
             if part.samples:
-                outputs.append(self._extend(part, tokens, result, row))
+                try:
+                    outputs.append(self._extend(part, tokens, result, row))
+                except LegatoError as error:  # a constraint cannot go on
+                    outputs.append(self._fail(sequence, error))
                 row += len(part.draft) + 1
 
     def _fault(self, part: Part, tokens: list[int]) -> EngineError | None:
@@ -210,7 +215,7 @@ class Engine:
                 f"the grammar went wrong: {self._runner.failed_grammars[constraint.grammar]}"
             )
         if not part.draft:
-            return EngineError("the logits are not numbers") if min(tokens, default=0) < 0 else None
+            return EngineError(NO_TOKEN) if min(tokens, default=0) < 0 else None
         drafted = tokens[part.num_forced :]
         right = sum(
             1
@@ -219,7 +224,7 @@ class Engine:
             )
         )
         if any(token < 0 for token in tokens[: part.num_forced + right + part.samples]):
-            return EngineError("the logits are not numbers")
+            return EngineError(NO_TOKEN)
         return None
 
     def _extend(self, part: Part, tokens: list[int], result: StepResult, row: int) -> Output:

@@ -108,7 +108,9 @@ def obey(wire: Wire, engine: Engine, command: Command) -> bool:
                 field = getattr(error, "field", None)
                 wire.send(Refused(request.id, type(error).__name__, str(error), field))
         case Describe(spellings):
-            engine.describe(TokenTable(spellings))
+            table = TokenTable(spellings)
+            table.sort()  # now, rather than in a step
+            engine.describe(table)
         case Cancel(request_id, index):
             wire.send(Stepped(engine.cancel(request_id, index), engine.stats()))
         case Check(clear):

