@@ -202,8 +202,8 @@ class Engine:
             if part.samples:
                 try:
                     outputs.append(self._extend(part, tokens, result, row))
-                except LegatoError as error:  # a constraint cannot go on
-                    outputs.append(self._fail(sequence, error))
+                except LegatoError as refusal:  # a constraint cannot go on
+                    outputs.append(self._fail(sequence, refusal))
                 row += len(part.draft) + 1
 
     def _fault(self, part: Part, tokens: list[int]) -> EngineError | None:

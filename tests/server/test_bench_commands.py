@@ -46,6 +46,13 @@ def test_serve_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no server at" in capsys.readouterr().err
 
 
+def test_grammar(tmp_path: Path) -> None:
+    words = "grammar --num-prompts 3 --output-len 8 --rounds 1"
+    figures = bench(tmp_path, *words.split())
+    assert 0 < figures["free_step_ms"]["median"]
+    assert figures["step_under_the_schema_ms"]["median"] > 0
+
+
 @pytest.mark.parametrize("mode", ["", "--cold", "--endpoint completions", "--temperature 1"])
 def test_seam(
     mode: str, server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,5 @@
 """``legato bench latency|throughput|serve``: time to first token, time per token, tokens/s, memory.
+``legato bench grammar``: what structured output costs.
 ``legato bench seam``: whether a continued answer is the uninterrupted one.
 
 Every command prints a table and, with ``--json FILE``, writes all rounds and their medians.
@@ -16,6 +17,7 @@ COMMANDS = {
     "latency": "one stream in this process: TTFT, time per token, memory",
     "throughput": "many prompts at once in this process: tokens per second",
     "serve": "many streams over HTTP against any OpenAI-compatible server",
+    "grammar": "many sequences under a JSON schema, beside the same without one",
     "seam": "answers cut at every character and continued: how many go on exactly",
 }
 

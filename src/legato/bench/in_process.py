@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from legato import models
+from legato.answer import token_table
 from legato.bench.processes import MIB, resident_bytes
 from legato.bench.prompts import Encode, make_prompts
 from legato.config import EngineConfig
@@ -59,16 +60,31 @@ class EngineHere:
         self.info = loaded.info
         self.program = loaded.program
         self._engine = Engine(loaded.program, loaded.info, config)
-        tokenizer = load_tokenizer(hub.resolve(config.model).path)
+        self._tokenizer = tokenizer = load_tokenizer(hub.resolve(config.model).path)
         self.encode: Encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         self.run(make_prompts(self.encode, count=1, length=32, seed=-1), output_len=4)  # warm up
 
-    def run(self, prompts: Sequence[list[int]], output_len: int) -> Timed:
-        """All prompts at once, greedy, exactly ``output_len`` tokens for each."""
-        params = SamplingParams(temperature=0.0, max_tokens=output_len, ignore_eos=True, seed=0)
+    def describe(self) -> None:
+        """Tells the engine what tokens spell, for ``run`` with a grammar."""
+        self._engine.describe(token_table(self._tokenizer, self.info))
+
+    def run(
+        self,
+        prompts: Sequence[list[int]],
+        output_len: int,
+        *,
+        grammar: str = "",
+        temperature: float = 0.0,
+    ) -> Timed:
+        """All prompts at once, exactly ``output_len`` tokens for each."""
         timed = Timed(perf_counter(), {str(index): [] for index in range(len(prompts))})
         for index, prompt in enumerate(prompts):
-            self._engine.add(Request(id=str(index), prompt_token_ids=prompt, params=params))
+            params = SamplingParams(
+                temperature=temperature, max_tokens=output_len, ignore_eos=True, seed=index
+            )
+            self._engine.add(
+                Request(id=str(index), prompt_token_ids=prompt, params=params, grammar=grammar)
+            )
         while self._engine.has_work:
             outputs = self._engine.step()
             now = perf_counter() - timed.started
