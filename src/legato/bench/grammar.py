@@ -70,4 +70,5 @@ def step_ms(engine: EngineHere, arguments: argparse.Namespace, grammar: str) -> 
         prompts, arguments.output_len, grammar=grammar, temperature=arguments.temperature
     )
     first = max(times[0] for times in timed.token_times.values())
-    return 1000 * (timed.duration - first) / (arguments.output_len - 1)
+    steps: int = arguments.output_len - 1
+    return 1000 * (timed.duration - first) / steps
