@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -293,23 +292,22 @@ def test_compiled_grammars_are_kept() -> None:
 
 def test_other_threads_run_while_a_grammar_is_compiled() -> None:
     schema = {"type": "object", "properties": {f"key{i}": {} for i in range(2500)}}
-    ticks: list[float] = []
+    ll_tokenizer(TABLE)  # made once, not while others wait
+    ticks = 0
     done = threading.Event()
 
     def tick() -> None:
+        nonlocal ticks
         while not done.wait(0.001):
-            ticks.append(time.perf_counter())
+            ticks += 1
 
     thread = threading.Thread(target=tick)
     thread.start()
-    started = time.perf_counter()
     with pytest.raises(RequestError):
         Grammar.compile("start: %json " + json.dumps(schema), TABLE)
-    took = time.perf_counter() - started
     done.set()
     thread.join()
-    gaps = np.diff([started, *ticks, started + took])
-    assert took > 0.05 and gaps.max() < took / 2
+    assert ticks >= 10  # of some hundred; one or two if the interpreter were held
 
 
 def test_the_end_may_come_where_the_text_may_end() -> None:
