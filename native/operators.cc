@@ -1,5 +1,6 @@
 // Each operator of a program on one part of a step: the kernels' arguments, nothing else.
 #include <cmath>
+#include <utility>
 
 #include "program.h"
 #include "step.h"
@@ -184,8 +185,13 @@ SampleRow Program::sample_row(const Step& step, int64_t r) const {
   row.bias_values = s.bias_values.data + s.bias_indptr[r];
   row.bias_count = s.bias_indptr[r + 1] - s.bias_indptr[r];
   const auto mask = [&](int64_t index) { return index < 0 ? nullptr : s.masks.data + index * s.masks.columns; };
+  row.attempt = 0;
   row.mask = mask(s.mask_index[r]);
   row.fallback = mask(s.fallback_index[r]);
+  if (step.is_redrawn && row.fallback) {  // its first token was refused: what is left is the second draw
+    row.attempt = 1;
+    row.mask = std::exchange(row.fallback, nullptr);
+  }
   return row;
 }
 

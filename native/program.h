@@ -85,8 +85,8 @@ class Program {
 
   // --- a step: step.cc ---
   StepOutput run(const BatchView& batch);
-  // Draws some of the logit rows of the last step again, with the masks and parameters that its batch has now. The
-  // rows of the result are those of run; rows that were not asked for are -1.
+  // Draws some of the logit rows of the last step again, whose tokens the masks that its batch has now do not allow:
+  // the second draw of their soft masks. The rows of the result are those of run; rows not asked for are -1.
   StepOutput redraw(const BatchView& batch, const View<int32_t>& rows);
   int64_t logit_row_count() const { return logit_row_count_; }
   int64_t vocabulary() const { return head_matrix_ < 0 ? 0 : matrices_[head_matrix_].rows; }

@@ -52,6 +52,7 @@ StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
   if (batch.logit_rows.rows != logit_row_count_) throw std::invalid_argument("batch: is not that of the last step");
   StepOutput output;
   Step step{batch, output, batch.token_ids.rows, batch.logit_rows.rows, false};
+  step.is_redrawn = true;
   clear(step);
   for (int64_t i = 0; i < rows.rows; ++i) {
     if (rows[i] < 0 || rows[i] >= step.logit_rows) {

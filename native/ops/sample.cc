@@ -371,7 +371,7 @@ int32_t attempt(const float* logits, int64_t vocab, const SampleRow& r, const ui
 }
 
 int32_t choose(const float* logits, int64_t vocab, const SampleRow& r, float top, const Desk& desk) {
-  if (!r.mask || !r.fallback) return attempt(logits, vocab, r, r.mask, 0, top, desk);
+  if (!r.mask || !r.fallback) return attempt(logits, vocab, r, r.mask, r.attempt, top, desk);
   const int32_t token = attempt(logits, vocab, r, nullptr, 0, top, desk);
   if (token >= 0 && (r.mask[token / 32] >> token % 32 & 1)) return token;
   return attempt(logits, vocab, r, r.fallback, 1, top, desk);

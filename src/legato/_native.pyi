@@ -115,8 +115,9 @@ class Program:
     def run(self, batch: Batch) -> tuple[NDArray[Any], ...]:
         """One step, without the GIL. Returns the fields of ``StepResult`` in order."""
     def redraw(self, batch: Batch, rows: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
-        """Draws logit rows of the last step again, with the masks and parameters that its ``batch`` has
-        now. The result has the shapes of ``run``'s; rows that were not asked for are -1."""
+        """Draws logit rows of the last step again, whose tokens the masks that its ``batch`` has now do
+        not allow: the second draw of their soft masks. The result has the shapes of ``run``'s; rows that
+        were not asked for are -1."""
     def logits(self) -> NDArray[np.float32]:
         """Copy of the last step's raw logits [R, vocab] (tests, parity)."""
     def activation(self, buffer: int, rows: int) -> NDArray[np.float32]:

@@ -132,14 +132,15 @@ class Sequence:
         """Appends a token that was chosen; returns whether the sequence ends with it."""
         self.append(token)
         if self.constraint is not None:
-            if token in self.stop_ids and not self.constraint.heals_after(0):
+            constraint = self.constraint
+            if token in self.stop_ids and not constraint.heals_after(0):
                 return FinishReason.STOP
-            if self.constraint.accept(token):  # it spells what was given: it is not counted
+            if constraint.accept(token):  # it spells what was given: it is not counted
                 self.max_tokens = min(self._max_len, self.max_tokens + 1)
                 return FinishReason.LENGTH if self.is_exhausted else None
-            if self.constraint.is_finished:
+            if constraint.is_finished:
                 return FinishReason.STOP
-            if self.constraint.is_over:
+            if constraint.grammar is None and constraint.is_over:
                 self.constraint = None
         return self._next_end(token)
 

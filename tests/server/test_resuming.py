@@ -167,3 +167,15 @@ def test_token_ids_are_taken_as_they_are(server: RunningServer) -> None:
     healed = complete(server, "the three prim", temperature=0, max_tokens=6)
     assert by_ids == plain["text"] != healed["text"]
     assert healed["text"].startswith("ary ")
+
+
+def test_an_answer_without_healing_changes_nobody_elses(server: RunningServer) -> None:
+    """Its given words end in tokens that no model chose."""
+    fields = {"temperature": 0, "max_tokens": 6, "cache_salt": "somebody's"}
+    before = text(chat(server, "The three prim", **fields))
+    plain = text(chat(server, "The three prim", token_healing=False, **fields))
+    assert plain != before
+    assert text(chat(server, "The three prim", **fields)) == before
+    resumed = chat(server, "The three prim" + plain, **fields | {"max_tokens": 8})
+    whole = chat(server, "The three prim", token_healing=False, **fields | {"max_tokens": 14})
+    assert plain + text(resumed) == text(whole)

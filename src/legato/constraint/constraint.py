@@ -61,8 +61,9 @@ class Constraint:
     @property
     def is_finished(self) -> bool:
         """The grammar allows no further token."""
-        rules = self.grammar is not None and not self._is_thinking and self._healing is None
-        return rules and self.grammar is not None and self.grammar.is_finished
+        if self.grammar is None or self._healing is not None or self._is_thinking:
+            return False
+        return self.grammar.is_finished
 
     @property
     def _is_thinking(self) -> bool:

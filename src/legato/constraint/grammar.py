@@ -308,7 +308,10 @@ def longest_beginning(mask: U32, table: TokenTable) -> int | None:
     words = np.flatnonzero(mask)
     if not 0 < len(words) <= MOST_BEGINNINGS:
         return None
-    ids = [int(word) * 32 + bit for word in words for bit in range(32) if mask[word] >> bit & 1]
+    bits = np.flatnonzero(np.unpackbits(mask[words].view(np.uint8), bitorder="little"))
+    if len(bits) > MOST_BEGINNINGS:
+        return None
+    ids = [int(words[bit // 32]) * 32 + bit % 32 for bit in bits.tolist()]
     longest = max(ids, key=lambda id: len(table.token(id)))
     text = table.token(longest)
     is_one = all(id not in table.special_ids and text.startswith(table.token(id)) for id in ids)

@@ -51,6 +51,9 @@ class Ruled(NamedTuple):
 
     def refusal(self, tokens: Sequence[int]) -> Refusal | None:
         """``tokens``: of all logit rows. Behind one that is not the drafted one, none counts."""
+        if not self.draft and self.rules.beside is None:
+            token = tokens[self.row]
+            return None if token < 0 or self.grammar.would_accept((token,)) else Refusal(self, [])
         chosen: list[int] = []
         for ahead, token in enumerate(tokens[self.row : self.row + len(self.draft) + 1]):
             chosen.append(token)
@@ -61,9 +64,8 @@ class Ruled(NamedTuple):
         count = self.grammar.would_accept(chosen)
         return None if count == len(chosen) else Refusal(self, chosen[:count])
 
-    def choices(self, mask: U32, before: list[int]) -> tuple[U32, U32]:
-        """Of the grammar's mask for the row behind these tokens: what is allowed there, and what to
-        choose from."""
+    def choice(self, mask: U32, before: list[int]) -> U32:
+        """Of the grammar's mask for the row behind these tokens: what to choose from there."""
         rules, number = self.rules, len(before) + self.rules.first_ruled
         if rules.beside is not None:
             mask = mask | rules.beside
@@ -76,10 +78,10 @@ class Ruled(NamedTuple):
             choice = choice if choice.any() else mask
         spelling = self.grammar.only_spelling(choice, before)
         if spelling is None:
-            return mask, choice
+            return choice
         alone = np.zeros_like(mask)
         alone[spelling // WORD_BITS] = 1 << spelling % WORD_BITS
-        return mask, alone
+        return alone
 
 
 def has(mask: U32, token: int) -> bool:
@@ -122,14 +124,12 @@ def _draw_again(
         (one.ruled.grammar, start, one.before) for one, start in zip(refusals, starts, strict=True)
     ]
     failed = {jobs[job][0]: reason for job, reason in fill_masks(jobs, room)}
-    masks: list[U32] = []
-    for one, end in zip(refusals, ends, strict=True):
-        masks += one.ruled.choices(room[end - 1], one.before)
-    sampling.masks = np.stack(masks)
+    sampling.masks = np.empty((len(rows), room.shape[1]), np.uint32)
+    for index, (one, end) in enumerate(zip(refusals, ends, strict=True)):
+        sampling.masks[index] = one.ruled.choice(room[end - 1], one.before)
     sampling.mask_index = np.full(len(sampling.forced), -1, np.int32)
-    sampling.fallback_index = sampling.mask_index.copy()
-    sampling.mask_index[rows] = np.arange(0, len(masks), 2, dtype=np.int32)
-    sampling.fallback_index[rows] = np.arange(1, len(masks), 2, dtype=np.int32)
+    sampling.mask_index[rows] = np.arange(len(rows), dtype=np.int32)
+    sampling.fallback_index = sampling.mask_index  # the first draw is known
     again = redraw(batch, rows)
     for name in ("token_ids", "logprobs", "ranks", "top_ids", "top_logprobs"):
         getattr(result, name)[rows] = getattr(again, name)[rows]

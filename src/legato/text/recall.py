@@ -53,6 +53,9 @@ class Remembered:
         self.key = key
         self.trace = Trace(ids)
         self.beginning: Beginning | None = None
+        self.foreign = (
+            0  # bytes of its words that were given without healing: whose tokens nobody chose
+        )
         self._memory = memory
 
     @property
@@ -104,6 +107,8 @@ class AnswerMemory:
             if resumption.prompt_token_ids != header:  # a token crosses the seam
                 return Remembered(None, (salt, b""))
             remembered = Remembered(self, (salt, hash_of_ids(header)), resumption.output_token_ids)
+            if resumption.is_unhealed:
+                remembered.foreign = len(prompt.text[prompt.answer_start :].encode())
         self._by_key.setdefault(remembered.key, []).append(remembered)
         self._used[remembered] = None
         self.grew(remembered, remembered.size)
@@ -150,8 +155,10 @@ class AnswerMemory:
         best: _Match | None = None
         for remembered in reversed(answers):
             agreement = remembered.trace.agreement(words, tokenizer)
+            if agreement.common <= remembered.foreign:
+                continue
             match = _Match(remembered, header, words, agreement, prompt.words_ids)
-            if agreement.common and match.is_better(best):
+            if match.is_better(best):
                 best = match
             if agreement.is_full:
                 break

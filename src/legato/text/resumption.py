@@ -39,6 +39,7 @@ class Resumption:
     output_token_ids: list[int]  # of the answer's given words, kept as they are
     pending: bytes  # what the first new tokens must spell; b"": nothing
     draft: list[int]  # how they probably spell it
+    is_unhealed: bool = False  # the given words end in tokens that the model need not have chosen
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +70,9 @@ def resume(
         return _split(prompt.token_ids[:kept], [], prompt.token_ids[kept:], tokenizer)
     if not healing:
         start = _crossing(prompt, tokenizer)
-        return Resumption(prompt.token_ids[:start], prompt.token_ids[start:], b"", [])
+        return Resumption(
+            prompt.token_ids[:start], prompt.token_ids[start:], b"", [], is_unhealed=True
+        )
     words = prompt.words_ids
     kept = _kept(words, tokenizer, _floor(prompt, tokenizer))
     return _split(prompt.header_ids, words[:kept], words[kept:], tokenizer)
