@@ -70,10 +70,10 @@ struct SampleRow {
   const int32_t* bias_ids;
   const float* bias_values;
   int32_t bias_count;
-  uint32_t attempt = 0;      // which of its random numbers the first draw takes
   const uint32_t* mask;      // null: all allowed
   const uint32_t* fallback;  // null: drawn under `mask`. Else drawn without one, and if `mask` lacks that token, again
                              // under this one
+  uint32_t attempt = 0;      // which of its random numbers the first draw takes
 };
 struct SampleResult {
   int32_t token, rank;

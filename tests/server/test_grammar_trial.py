@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +163,9 @@ def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     process = trial._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "T":  # it may still be on its way
+        time.sleep(0.01)
     monkeypatch.setattr(grammar_trial, "WALL_SECONDS", 0.2)
     with pytest.raises(RequestError, match="too complex"):
         trial.check('start: "b"', "f")
