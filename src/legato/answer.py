@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from legato.constraint.tokens import TokenTable
+from legato.constraint.spellings import Spellings
 from legato.errors import ContextLengthError, EngineError, RequestError
 from legato.request import (
     NO_GUIDANCE,
@@ -54,9 +54,9 @@ def completion_prompt(
     return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="", is_text=False)
 
 
-def token_table(tokenizer: Tokenizer, info: ModelInfo) -> TokenTable:
+def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
     """What the engine must know of the vocabulary to constrain tokens."""
-    return TokenTable.of(
+    return Spellings.of(
         [tokenizer.token_bytes(id) for id in range(info.vocab_size)],
         tokenizer.special_ids,
         {*info.eos_token_ids, *tokenizer.eos_token_ids},

@@ -29,7 +29,7 @@ from legato.answer import (
     completion_prompt,
     keeps_tokens,
     make_request,
-    token_table,
+    spellings_of,
 )
 from legato.config import EngineConfig, ServerConfig
 from legato.constraint.tokens import TokenTable
@@ -141,7 +141,7 @@ class LLM:
 
     @cached_property
     def _tokens(self) -> TokenTable:
-        return token_table(self.tokenizer, self.info)
+        return TokenTable(spellings_of(self.tokenizer, self.info))
 
     def default_sampling_params(self, **fields: Any) -> SamplingParams:
         """What a request gets that says nothing else: the model's preferences."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from legato.config import EngineConfig
-from legato.constraint.tokens import Spellings
+from legato.constraint.spellings import Spellings
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
 

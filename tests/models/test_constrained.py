@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 
 from legato import models
-from legato.answer import token_table
+from legato.answer import spellings_of
 from legato.config import EngineConfig
+from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.models.loading import LoadedModel
 from legato.request import FinishReason, Request, SamplingParams, Thinking
@@ -103,7 +104,7 @@ def answer(request: Request) -> dict[int, list[tuple[int, float]]]:
     engine = Engine(
         model.program, model.info, EngineConfig(model="smollm2", max_num_batched_tokens=64)
     )
-    engine.describe(token_table(tokenizer, model.info))
+    engine.describe(TokenTable(spellings_of(tokenizer, model.info)))
     engine.add(request)
     found: dict[int, list[tuple[int, float]]] = {}
     while engine.has_work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from legato.constraint.tokens import Spellings
+from legato.constraint.spellings import Spellings
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Request

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from legato import models
-from legato.answer import token_table
+from legato.answer import spellings_of
 from legato.bench.processes import MIB, resident_bytes
 from legato.bench.prompts import Encode, make_prompts
 from legato.config import EngineConfig
+from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.errors import EngineError
 from legato.flags import add_flags, from_flags
@@ -66,7 +67,7 @@ class EngineHere:
 
     def describe(self) -> None:
         """Tells the engine what tokens spell, for ``run`` with a grammar."""
-        self._engine.describe(token_table(self._tokenizer, self.info))
+        self._engine.describe(TokenTable(spellings_of(self._tokenizer, self.info)))
 
     def run(
         self,

@@ -10,23 +10,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-import msgspec
 import numpy as np
 
 from legato.batch import I32, U32
+from legato.constraint.spellings import Spellings
 
 WORD_BITS = 32
 FEW = 16
 """Tokens whose bits are set one by one; many are packed."""
-
-
-class Spellings(msgspec.Struct, frozen=True, kw_only=True):
-    """A ``TokenTable`` as it crosses the border between processes."""
-
-    data: bytes  # the bytes of all tokens, one after the other
-    ends: bytes  # int32 [vocabulary]: where each token's bytes end in ``data``
-    special_ids: list[int]
-    eos_ids: list[int]
 
 
 class TokenTable:
@@ -43,15 +34,7 @@ class TokenTable:
     def of(
         cls, tokens: Sequence[bytes], special_ids: Iterable[int], eos_ids: Iterable[int]
     ) -> TokenTable:
-        ends: I32 = np.cumsum([len(token) for token in tokens], dtype=np.int32)
-        return cls(
-            Spellings(
-                data=b"".join(tokens),
-                ends=ends.tobytes(),
-                special_ids=sorted(special_ids),
-                eos_ids=list(eos_ids),
-            )
-        )
+        return cls(Spellings.of([*tokens], special_ids, eos_ids))
 
     @property
     def size(self) -> int:

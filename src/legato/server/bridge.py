@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from legato import errors
 from legato.config import EngineConfig
-from legato.constraint.tokens import Spellings
+from legato.constraint.spellings import Spellings
 from legato.errors import EngineDeadError, EngineError, LegatoError
 from legato.messages import (
     Add,

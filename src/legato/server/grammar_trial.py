@@ -22,7 +22,8 @@ from functools import lru_cache
 import msgspec
 
 from legato.constraint.grammar import Grammar
-from legato.constraint.tokens import Spellings, TokenTable
+from legato.constraint.spellings import Spellings
+from legato.constraint.tokens import TokenTable
 from legato.errors import EngineError, RequestError
 
 CPU_SECONDS = 1.0

@@ -116,7 +116,7 @@ async def _load(
         f"{info.max_model_len} tokens, loaded in {time.perf_counter() - started:.1f} s"
     )
     say(_invitation(service, listener))
-    await asyncio.to_thread(lambda: service.token_table)  # before somebody has to wait for it
+    await asyncio.to_thread(lambda: service.spellings)  # before somebody has to wait for it
     service.describe_tokens()
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 from fastapi import Depends
 from fastapi import Request as HttpRequest
@@ -19,10 +19,10 @@ from legato.answer import (
     Piece,
     keeps_tokens,
     make_request,
-    token_table,
+    spellings_of,
 )
 from legato.config import ServerConfig
-from legato.constraint.tokens import Spellings, TokenTable
+from legato.constraint.spellings import Spellings
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
@@ -37,6 +37,9 @@ from legato.text.recall import AnswerMemory
 from legato.text.resumption import resume
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from legato.constraint.tokens import TokenTable
 
 LONG_TEXT = 20_000
 """Characters from which rendering and tokenising would hold up the streams of other clients."""
@@ -145,14 +148,21 @@ class Service:
         )
 
     @cached_property
-    def token_table(self) -> TokenTable:
+    def spellings(self) -> Spellings:
         """What the vocabulary's tokens spell; built at the first call, which takes a moment."""
-        return token_table(self.text, self.engine.info)
+        return spellings_of(self.text, self.engine.info)
+
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """For grammars. It needs numpy, 20 MB that no other request needs here."""
+        from legato.constraint.tokens import TokenTable
+
+        return TokenTable(self.spellings)
 
     def describe_tokens(self) -> None:
         """Tells the engine what its tokens spell, if it has not been told."""
         if not self._has_described:
-            self.engine.describe(self.token_table.spellings)
+            self.engine.describe(self.spellings)
             self._has_described = True
 
     async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
