@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import jsonschema
 import pytest
@@ -56,9 +57,14 @@ def unload() -> Iterator[None]:
 def requests() -> dict[str, Request]:
     _, tokenizer = loaded()
 
-    def ask(given: str = "", pending: str = "", thought: str = "", **fields: object) -> Request:
-        params = {"max_tokens": 48, "temperature": 1.0, "seed": 11, "n": 3, "logprobs": 1}
-        params |= fields.pop("params", {})  # type: ignore[arg-type]
+    def ask(
+        given: str = "",
+        pending: str = "",
+        thought: str = "",
+        params: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Request:
+        defaults = {"max_tokens": 48, "temperature": 1.0, "seed": 11, "n": 3, "logprobs": 1}
         words = tokenizer.encode(given, add_special_tokens=False) if given else []
         draft = tokenizer.encode(pending, add_special_tokens=False) if pending else []
         return Request(
@@ -69,7 +75,7 @@ def requests() -> dict[str, Request]:
             draft_token_ids=draft,
             grammar_text=given.encode(),
             eos_token_ids=tokenizer.eos_token_ids,
-            params=SamplingParams(**params),  # type: ignore[arg-type]
+            params=SamplingParams(**defaults | (params or {})),
             **fields,
         )
 

@@ -80,7 +80,7 @@ class _Vocabulary:
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Never asked: with ``NO_FORCING`` nothing is tokenised."""
-        raise NotImplementedError
+        raise EngineError("a grammar wanted a text split into tokens")
 
 
 class GrammarVocabulary:

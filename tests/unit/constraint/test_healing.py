@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from legato.batch import U32
 from legato.constraint.healing import Healing
 from legato.constraint.tokens import TokenTable
 
@@ -12,8 +13,8 @@ TOKENS = [
 TABLE = TokenTable.of(TOKENS, special_ids=[9], eos_ids=[9])
 
 
-def ids(mask: object) -> set[bytes]:
-    words = mask.tolist()  # type: ignore[attr-defined]
+def ids(mask: U32) -> set[bytes]:
+    words = mask.tolist()
     found = {i for i in range(len(TOKENS)) if words[i // 32] >> (i % 32) & 1}
     assert 9 not in found and 10 not in found  # control tokens and empty ones spell nothing
     return {TOKENS[i] for i in found}
