@@ -140,6 +140,7 @@ def failure(error: Exception) -> Failed:
 
 def main(address: str, loader: str, parent: str) -> int:
     """Returns the exit code."""
+    gc.disable()  # until the model is loaded: nearly all that comes until then stays
     die_with(int(parent))
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, systemd: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
@@ -154,8 +155,8 @@ def main(address: str, loader: str, parent: str) -> int:
         wire.send(failure(error))
         wire.close()
         return 1
-    gc.collect()
     gc.freeze()  # what was loaded stays: no collection needs to look at it again
+    gc.enable()
     wire.send(Ready(engine.info, engine.stats()))
     serve(wire, engine)
     wire.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,33 @@ def test_openapi_shows_fields_and_limits(build: Build) -> None:
     top_p = next(kind for kind in fields["top_p"]["anyOf"] if kind["type"] == "number")
     assert (top_p["exclusiveMinimum"], top_p["maximum"]) == (0, 1)
     assert asyncio.run(client.get("/docs")).status_code == 200
+
+
+def test_openapi_shows_every_operation_once(build: Build) -> None:
+    client, _ = build()
+    document = asyncio.run(client.get("/openapi.json")).json()
+    operations = [
+        (path, method, shown)
+        for path, methods in document["paths"].items()
+        for method, shown in methods.items()
+    ]
+    known = {(path, method) for path, method, _ in operations}
+    assert {
+        ("/v1/chat/completions", "post"),
+        ("/v1/responses/{response_id}", "delete"),
+        ("/v1/models/{name}", "get"),
+        ("/v1/messages/count_tokens", "post"),
+        ("/api/tags", "get"),
+        ("/metrics", "get"),
+    } <= known
+    names = [shown["operationId"] for _, _, shown in operations]
+    assert len(names) == len(set(names)) >= 25
+    for path, _, shown in operations:
+        asked = {f"{{{parameter['name']}}}" for parameter in shown.get("parameters", [])}
+        assert all(parameter in path for parameter in asked) and len(asked) == path.count("{")
+    schemas = document["components"]["schemas"]
+    references = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))
+    assert references and set(references) <= set(schemas)
 
 
 @pytest.mark.parametrize("min_tokens", [0, 2, 3])

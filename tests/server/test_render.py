@@ -69,7 +69,7 @@ def test_no_library_of_the_server_or_the_engine_is_loaded(template: Path, tmp_pa
     """What makes it answer at once."""
     code = (
         "import sys; from legato.cli import main; main(sys.argv[1:]); "
-        "print([m for m in ('fastapi', 'uvicorn', 'numpy', 'huggingface_hub', 'legato._native') "
+        "print([m for m in ('starlette', 'uvicorn', 'numpy', 'huggingface_hub', 'legato._native') "
         "if m in sys.modules])"
     )
     arguments = ["render", request(tmp_path), "--template", str(template)]

@@ -6,7 +6,7 @@ import hmac
 from typing import Any
 
 import msgspec
-from fastapi import Request
+from starlette.requests import Request
 
 from legato.errors import RequestError
 from legato.server.errors import BodyTooLargeError, UnauthorizedError

@@ -9,19 +9,19 @@ import uuid
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from legato.answer import Answer
 from legato.errors import RequestError
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.anthropic_reply import ANTHROPIC, message, stream
 from legato.server.anthropic_turns import prompt_of
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
-from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
-from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.structured import (
     OutputConfig,
@@ -34,12 +34,7 @@ from legato.server.thinking_field import ThinkingField
 from legato.server.turns import Extras
 from legato.text.continuation import Prompt
 
-router = APIRouter(
-    prefix="/v1/messages",
-    tags=["Anthropic"],
-    dependencies=[Depends(require_key)],
-    route_class=ANTHROPIC.route_class(),
-)
+router = Routes("Anthropic", prefix="/v1/messages", dialect=ANTHROPIC)
 
 NO_EFFECT = frozenset({"metadata", "service_tier", "cache_control"})
 """The last asks for a cache that is always on."""
@@ -91,8 +86,8 @@ class MessagesRequest(ThinkingField, Extras, kw_only=True, forbid_unknown_fields
         return {name: budget, **super().budgets}
 
 
-@router.post("", openapi_extra=body_of(MessagesRequest))
-async def messages(http: Request, service: ServiceOf) -> Response:
+@router.post("", MessagesRequest)
+async def messages(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)
@@ -107,8 +102,8 @@ async def messages(http: Request, service: ServiceOf) -> Response:
     return json_response(message(answer, service, echo=request.echo))
 
 
-@router.post("/count_tokens", openapi_extra=body_of(CountTokensRequest))
-async def count_tokens(http: Request, service: ServiceOf) -> Response:
+@router.post("/count_tokens", CountTokensRequest)
+async def count_tokens(http: Request, service: Service) -> Response:
     """How many tokens the model would read."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)

@@ -1,16 +1,14 @@
-"""The FastAPI application: one router for each protocol, one service behind all of them."""
+"""The ASGI application: the routes of each protocol, one service behind all of them."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 
-from legato import __version__
 from legato.server import (
     anthropic,
     errors,
     health,
-    metrics,
     models,
     ollama,
     ollama_models,
@@ -20,18 +18,21 @@ from legato.server import (
     responses,
     tokenize,
 )
+from legato.server.routes import Routes
 from legato.server.service import Service
 
 
-def build_app(service: Service) -> FastAPI:
-    app = FastAPI(title="Legato", version=__version__)
+def build_app(service: Service) -> Starlette:
+    rooms: list[Routes] = [
+        room.router
+        for room in (openai_chat, openai_completions, responses, anthropic, ollama)
+        + (models, ollama_models, tokenize, health)
+    ]
+    rooms.append(ollama_models.root)
+    rooms.append(openapi.pages([operation for room in rooms for operation in room.operations]))
+    app = Starlette(routes=[route for room in rooms for route in room.served()])
     app.state.service = service
-    generation = (openai_chat, openai_completions, responses, anthropic, ollama)
-    for room in (*generation, models, ollama_models, tokenize, health, metrics):
-        app.include_router(room.router)
-    app.include_router(ollama_models.root)
     errors.install(app)
-    openapi.install(app)
     origins = [origin.strip() for origin in service.config.cors_origins.split(",")]
     if any(origins):
         app.add_middleware(

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from legato.server.errors import describe, json_response
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -26,26 +21,6 @@ class Dialect:
     def response(self, error: Exception) -> Response:
         status, body = self.describe(error)
         return json_response(body, status)
-
-    def route_class(self) -> type[APIRoute]:
-        """For routers whose errors, from the key's check on, are told in this dialect."""
-        dialect = self
-
-        class DialectRoute(APIRoute):
-            def get_route_handler(self) -> Handler:
-                handle = super().get_route_handler()
-
-                async def handler(http: Request) -> Response:
-                    try:
-                        return await handle(http)
-                    except (HTTPException, ClientDisconnect):
-                        raise
-                    except Exception as error:
-                        return dialect.response(error)
-
-                return handler
-
-        return DialectRoute
 
 
 OPENAI = Dialect(describe, lambda body: b"data: " + msgspec.json.encode(body) + b"\n\n")

@@ -1,20 +1,21 @@
-"""GET /health, which tells the truth, and /version."""
+"""GET /health, which tells the truth, /version and /metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
 
 from legato import __version__
 from legato.server.bridge import EngineState
 from legato.server.errors import json_response
-from legato.server.service import ServiceOf
+from legato.server.routes import Routes
+from legato.server.service import Service
 
-router = APIRouter(tags=["operation"])
+router = Routes("operation", guarded=False)
 
 
 @router.get("/health")
-async def health(service: ServiceOf) -> Response:
+async def health(service: Service) -> Response:
     """200 when a request would be answered now, 503 while the model loads or restarts."""
     if service.ready:
         return json_response({"status": "ready"})
@@ -25,3 +26,9 @@ async def health(service: ServiceOf) -> Response:
 @router.get("/version")
 async def version() -> dict[str, str]:
     return {"version": __version__}
+
+
+@router.get("/metrics")
+async def metrics(service: Service) -> Response:
+    """Prometheus metrics."""
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,25 +1,19 @@
-"""Prometheus metrics at /metrics. Names follow vLLM's, with ``legato:`` for ``vllm:``."""
+"""Prometheus metrics. Names follow vLLM's, with ``legato:`` for ``vllm:``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Histogram,
-    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from legato.answer import Answer, Piece
 from legato.messages import Stats
-
-router = APIRouter(tags=["operation"])
 
 FIRST_TOKEN_BUCKETS = (
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160
@@ -145,9 +139,3 @@ class Stopwatch:
         for choice in answer.choices:
             metrics.success.labels(choice.finish_reason or "abort").inc()
         metrics.end_to_end.observe(time.perf_counter() - self._arrival)
-
-
-@router.get("/metrics", summary="Prometheus metrics")
-async def metrics(request: Request) -> Response:
-    registry = request.app.state.service.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

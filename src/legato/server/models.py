@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from legato.server.routes import Routes
+from legato.server.service import Service
 
-from legato.server.admission import require_key
-from legato.server.service import Service, ServiceOf
-
-router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
+router = Routes("models")
 
 
 def _describe(service: Service) -> dict[str, Any]:
@@ -26,11 +24,11 @@ def _describe(service: Service) -> dict[str, Any]:
 
 
 @router.get("/v1/models")
-async def models(service: ServiceOf) -> dict[str, Any]:
+async def models(service: Service) -> dict[str, Any]:
     return {"object": "list", "data": [_describe(service)]}
 
 
 @router.get("/v1/models/{name:path}")
-async def model(name: str, service: ServiceOf) -> dict[str, Any]:
+async def model(name: str, service: Service) -> dict[str, Any]:
     service.check_model(name)
     return _describe(service)

@@ -9,32 +9,27 @@ import uuid
 from typing import Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from legato.answer import Answer, completion_prompt
 from legato.errors import ContextLengthError, RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.errors import json_response
 from legato.server.guidance import GuidanceFields, guidance_of
 from legato.server.ollama_reply import OLLAMA, Reply, Say, in_chat, in_generate, loaded
-from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
-from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.structured import Wanted, grammar_of, ollama_format
 from legato.server.turns import TurnFormat, render
 from legato.text.continuation import Prompt
 from legato.text.reasoning_split import Parted
 
-router = APIRouter(
-    prefix="/api",
-    tags=["Ollama"],
-    dependencies=[Depends(require_key)],
-    route_class=OLLAMA.route_class(),
-)
+router = Routes("Ollama", prefix="/api", dialect=OLLAMA)
 
 NO_EFFECT = frozenset({"keep_alive"})
 """The model stays loaded."""
@@ -144,8 +139,8 @@ class OllamaGenerateRequest(OllamaFields, kw_only=True, forbid_unknown_fields=Tr
     raw: bool = False
 
 
-@router.post("/chat", openapi_extra=body_of(OllamaChatRequest))
-async def chat(http: Request, service: ServiceOf) -> Response:
+@router.post("/chat", OllamaChatRequest)
+async def chat(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     request, size = await _read(http, service, OllamaChatRequest)
     if not request.messages:
@@ -154,8 +149,8 @@ async def chat(http: Request, service: ServiceOf) -> Response:
     return await _reply(http, request, prompt, service, in_chat)
 
 
-@router.post("/generate", openapi_extra=body_of(OllamaGenerateRequest))
-async def generate(http: Request, service: ServiceOf) -> Response:
+@router.post("/generate", OllamaGenerateRequest)
+async def generate(http: Request, service: Service) -> Response:
     """Answer a prompt; with ``raw``, continue it."""
     request, size = await _read(http, service, OllamaGenerateRequest)
     if not request.prompt:

@@ -6,31 +6,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse
+from starlette.requests import Request
 
 from legato import __version__
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.ollama import check_model
 from legato.server.ollama_reply import OLLAMA
-from legato.server.openapi import body_of
 from legato.server.protocol import parse
-from legato.server.service import Service, ServiceOf
+from legato.server.routes import Routes
+from legato.server.service import Service
 from legato.text.reasoning import block_of
 
-router = APIRouter(
-    prefix="/api",
-    tags=["Ollama"],
-    dependencies=[Depends(require_key)],
-    route_class=OLLAMA.route_class(),
-)
+router = Routes("Ollama", prefix="/api", dialect=OLLAMA)
 
 
-root = APIRouter(tags=["Ollama"])
+root = Routes("Ollama", guarded=False)
 
 
-@root.get("/", response_class=PlainTextResponse)
-@root.head("/", include_in_schema=False)
+@root.get("/")
+@root.head("/", shown=False)
 async def greet() -> str:
     """What programs look for that want to know whether they have found Ollama."""
     return "Ollama is running"
@@ -48,20 +42,20 @@ async def version() -> dict[str, str]:
 
 
 @router.get("/tags")
-async def tags(service: ServiceOf) -> dict[str, Any]:
+async def tags(service: Service) -> dict[str, Any]:
     return {"models": [{**_card(service), "modified_at": _since(service)}]}
 
 
 @router.get("/ps")
-async def running(service: ServiceOf) -> dict[str, Any]:
+async def running(service: Service) -> dict[str, Any]:
     if not service.ready:
         return {"models": []}
     card = {**_card(service), "size_vram": 0, "expires_at": "9999-12-31T23:59:59Z"}
     return {"models": [{**card, "context_length": service.engine.info.max_model_len}]}
 
 
-@router.post("/show", openapi_extra=body_of(OllamaShowRequest))
-async def show(http: Request, service: ServiceOf) -> dict[str, Any]:
+@router.post("/show", OllamaShowRequest)
+async def show(http: Request, service: Service) -> dict[str, Any]:
     service.check_ready()
     body, _ = await read_object(http, service.config.max_body_bytes)
     request = parse(body, OllamaShowRequest, frozenset(), {"system": ("",), "template": ("",)})

@@ -10,25 +10,25 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from legato.answer import Answer, Choice, Piece
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.chat_request import ChatRequest, RenderRequest, chat_prompt, sampling_params
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
-from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.render_command import rendered
-from legato.server.service import Service, ServiceOf, new_id, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, new_id, off_loop
 from legato.server.sse import DONE, EventStream, encode, unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import chat_usage
 from legato.text.continuation import Prompt
 
-router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
+router = Routes("generation")
 
 
 def render(request: ChatRequest, service: Service) -> Prompt:
@@ -43,8 +43,8 @@ def render(request: ChatRequest, service: Service) -> Prompt:
     )
 
 
-@router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
-async def chat_completions(http: Request, service: ServiceOf) -> Response:
+@router.post("/v1/chat/completions", ChatRequest)
+async def chat_completions(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)
@@ -70,8 +70,8 @@ async def chat_completions(http: Request, service: ServiceOf) -> Response:
     return json_response(_whole(request, answer, service))
 
 
-@router.post("/v1/chat/completions/render", openapi_extra=body_of(RenderRequest))
-async def render_chat(http: Request, service: ServiceOf) -> dict[str, Any]:
+@router.post("/v1/chat/completions/render", RenderRequest)
+async def render_chat(http: Request, service: Service) -> dict[str, Any]:
     """The prompt that a chat makes, where the answer begins in it, and its token ids."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)

@@ -7,26 +7,26 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from legato.answer import Answer, Choice, completion_prompt
 from legato.errors import RequestError
 from legato.request import SamplingParams, TokenLogprobs
 from legato.sampling_params import from_fields
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.completion_stream import CompletionStream, merged
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.logprobs import completion_logprobs, prompt_logprobs
-from legato.server.openapi import body_of
 from legato.server.protocol import GenerationFields, parse
-from legato.server.service import Service, ServiceOf, new_id, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, new_id, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import usage
 
-router = APIRouter(tags=["generation"], dependencies=[Depends(require_key)])
+router = Routes("generation")
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, and vLLM's."""
@@ -78,8 +78,8 @@ def sampling_params(request: CompletionRequest, preferences: dict[str, Any]) -> 
     return from_fields(fields, preferences)
 
 
-@router.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
-async def completions(http: Request, service: ServiceOf) -> Response:
+@router.post("/v1/completions", CompletionRequest)
+async def completions(http: Request, service: Service) -> Response:
     """Continue a prompt, or several."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)

@@ -1,43 +1,89 @@
-"""The schemas of request bodies in /openapi.json and /docs, with the limits that are checked."""
+"""/openapi.json and /docs: the operations, the schemas of their bodies, the limits that are checked."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
 
 import msgspec
-from fastapi import FastAPI
+from starlette.responses import HTMLResponse
 
+from legato import __version__
 from legato.sampling_params import LIMITS
 from legato.server.protocol import NO_EFFECT, UNSUPPORTED
+from legato.server.routes import Operation, Routes
 
-REFERENCE = "#/components/schemas/{name}"
-_bodies: list[type[msgspec.Struct]] = []
+REFERENCE: Final = "#/components/schemas/{name}"
+_CONVERTER: Final = re.compile(r":\w+}")  # of a path: {name:path}
+_PARAMETER: Final = re.compile(r"{(\w+)}")
+_PAGE: Final = """<!DOCTYPE html>
+<html><head><title>Legato</title>
+<link rel="stylesheet" href="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true})</script>
+</body></html>
+"""
 
 
-def body_of(schema: type[msgspec.Struct]) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads such a body itself."""
-    _bodies.append(schema)
-    reference = {"$ref": REFERENCE.format(name=schema.__name__)}
+def pages(operations: Sequence[Operation]) -> Routes:
+    """The two pages that show ``operations``. The document is made when it is first asked for."""
+    router = Routes("documentation", guarded=False)
+    made = cache(lambda: document(operations))
+
+    @router.get("/openapi.json", shown=False)
+    async def openapi() -> dict[str, Any]:
+        return made()
+
+    @router.get("/docs", shown=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_PAGE)
+
+    return router
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        if operation.shown:
+            path = _CONVERTER.sub("}", operation.path)
+            paths.setdefault(path, {})[operation.method.lower()] = _shown(operation, path)
+    bodies = [operation.body for operation in operations if operation.body is not None]
+    _, schemas = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
+    for schema in schemas.values():
+        _show_limits(schema.get("properties", {}))
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
+        "openapi": "3.1.0",
+        "info": {"title": "Legato", "version": __version__, "description": _description()},
+        "paths": paths,
+        "components": {"schemas": schemas},
     }
 
 
-def install(app: FastAPI) -> None:
-    generate = app.openapi
-
-    def with_bodies() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            _, schemas = msgspec.json.schema_components(_bodies, ref_template=REFERENCE)
-            for schema in schemas.values():
-                _show_limits(schema.get("properties", {}))
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
-            document["info"]["description"] = _description()
-        return app.openapi_schema or document
-
-    app.openapi = with_bodies  # type: ignore[method-assign]
+def _shown(operation: Operation, path: str) -> dict[str, Any]:
+    name = operation.handler.__name__.strip("_")
+    shown: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": name.replace("_", " ").capitalize(),
+        "description": inspect.getdoc(operation.handler) or "",
+        "operationId": re.sub(r"\W+", "_", f"{name}{path}_{operation.method.lower()}"),
+        "responses": {"200": {"description": "The answer"}},
+    }
+    if parameters := _PARAMETER.findall(path):
+        shown["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ]
+    if operation.body is not None:
+        reference = {"$ref": REFERENCE.format(name=operation.body.__name__)}
+        content = {"application/json": {"schema": reference}}
+        shown["requestBody"] = {"required": True, "content": content}
+    return shown
 
 
 def _show_limits(properties: dict[str, dict[str, Any]]) -> None:

@@ -10,19 +10,18 @@ import uuid
 from typing import Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from legato.answer import Answer
 from legato.errors import RequestError
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.errors import (
     PreviousResponseNotFoundError,
     ResponseNotFoundError,
     json_response,
 )
 from legato.server.guidance import guidance_of
-from legato.server.openapi import body_of
 from legato.server.protocol import naming, parse
 from legato.server.responses_items import (
     Item,
@@ -33,16 +32,15 @@ from legato.server.responses_items import (
     turns_of,
 )
 from legato.server.responses_reply import Reply
-from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.structured import TextOptions, Wanted, grammar_of
 from legato.server.turns import Extras, render
 from legato.text.continuation import Prompt
 from legato.text.precedence import ContinueFinalMessage
 
-router = APIRouter(
-    prefix="/v1/responses", tags=["OpenAI responses"], dependencies=[Depends(require_key)]
-)
+router = Routes("OpenAI responses", prefix="/v1/responses")
 
 NO_EFFECT = frozenset(
     {"user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "max_tool_calls"}
@@ -108,8 +106,8 @@ class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
         return LOGPROBS in (self.include or ())
 
 
-@router.post("", openapi_extra=body_of(ResponsesRequest))
-async def create(http: Request, service: ServiceOf) -> Response:
+@router.post("", ResponsesRequest)
+async def create(http: Request, service: Service) -> Response:
     """Answer items, or continue an answer."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)
@@ -188,14 +186,14 @@ def _begin(request: ResponsesRequest, prompt: Prompt, service: Service, grammar:
 
 
 @router.get("/{response_id}")
-async def retrieve(response_id: str, http: Request, service: ServiceOf) -> Response:
+async def retrieve(response_id: str, http: Request, service: Service) -> Response:
     """A response that was stored."""
     _known_query(http, "include", "include[]")
     return json_response(service.responses.get(response_id).response)
 
 
 @router.post("/{response_id}/cancel")
-async def cancel(response_id: str, service: ServiceOf) -> Response:
+async def cancel(response_id: str, service: Service) -> Response:
     """Only a response in the background could be cancelled, and there are none."""
     service.responses.get(response_id)
     raise RequestError(
@@ -204,14 +202,14 @@ async def cancel(response_id: str, service: ServiceOf) -> Response:
 
 
 @router.delete("/{response_id}")
-async def delete(response_id: str, service: ServiceOf) -> Response:
+async def delete(response_id: str, service: Service) -> Response:
     """Forget a response. Those that went on from it keep what they need."""
     service.responses.delete(response_id)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
 @router.get("/{response_id}/input_items")
-async def input_items(response_id: str, http: Request, service: ServiceOf) -> Response:
+async def input_items(response_id: str, http: Request, service: Service) -> Response:
     """What the model read for a response, the latest first."""
     query = _known_query(http, "limit", "order", "after", "include", "include[]")
     items = [*service.responses.get(response_id).items]

@@ -1,4 +1,8 @@
-"""``legato serve``: take the port, load the model behind it, and answer until told to stop."""
+"""``legato serve``: take the port, load the model behind it, and answer until told to stop.
+
+The order is the time to the first token: the engine's process starts first and loads the weights while
+this one imports what HTTP needs, the tokenizer and the chat template.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,68 @@ import gc
 import shlex
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import uvicorn
+import uvloop
 
 from legato.config import EngineConfig, ServerConfig
 from legato.errors import ConfigError
-from legato.sampling_params import SeedSource
-from legato.server.app import build_app
 from legato.server.bridge import EngineClient
-from legato.server.service import Service
-from legato.text.template import load_chat_template
-from legato.text.tokenizer import load_tokenizer
 from legato.weights import hub
+from legato.weights.files import ModelFiles
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from legato.server.service import Service
+    from legato.text.template import ChatTemplate
+    from legato.text.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
 GRACE = 3  # seconds that open streams get when the server is told to stop
+QUIET = 0.2  # seconds between looks whether somebody is served
 
 
 def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
     listener = listen(config.host, config.port)
+    gc.disable()  # until the model is loaded: nearly all that comes until then stays
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(engine_config, config, listener, say))
+
+
+async def _serve(
+    engine_config: EngineConfig, config: ServerConfig, listener: socket.socket, say: Say
+) -> None:
     engine = EngineClient(engine_config)
+    building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
+    loading = asyncio.create_task(_load(building, engine, engine_config.model, listener, say))
+    try:
+        service, server = await building
+        loading.add_done_callback(lambda task: _stop_on_failure(task, server))
+        if not loading.done():
+            await server.serve(sockets=[listener])
+    finally:
+        loading.cancel()
+        await asyncio.wait((loading,))
+        await engine.stop()
+    if not loading.cancelled():
+        loading.result()  # raises what made loading fail
+
+
+def _build(
+    engine: EngineClient, engine_config: EngineConfig, config: ServerConfig
+) -> tuple[Service, uvicorn.Server]:
+    """The service and the HTTP server around it, whose modules take a while to import."""
+    import uvicorn
+
+    from legato.sampling_params import SeedSource
+    from legato.server.app import build_app
+    from legato.server.service import Service
+
     service = Service(
         engine=engine,
         config=config,
@@ -46,11 +87,7 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
         timeout_graceful_shutdown=GRACE,
         lifespan="off",
     )
-    server = uvicorn.Server(uvicorn_config)
-    runner = asyncio.Runner(loop_factory=uvicorn_config.get_loop_factory())
-    with listener, runner:
-        loading = _load(service, engine, engine_config.model, listener, say)
-        runner.run(_run(server, listener, engine, loading))
+    return service, uvicorn.Server(uvicorn_config)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,24 +103,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", "host") from None
 
 
-async def _run(
-    server: uvicorn.Server,
-    listener: socket.socket,
-    engine: EngineClient,
-    loads: Coroutine[Any, Any, None],
-) -> None:
-    loading = asyncio.create_task(loads)
-    loading.add_done_callback(lambda task: _stop_on_failure(task, server))
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        loading.cancel()
-        await asyncio.wait((loading,))
-        await engine.stop()
-    if not loading.cancelled():
-        loading.result()  # raises what made loading fail
-
-
 def _stop_on_failure(loading: asyncio.Task[None], server: uvicorn.Server) -> None:
     server.should_exit = server.should_exit or (
         not loading.cancelled() and loading.exception() is not None
@@ -91,31 +110,58 @@ def _stop_on_failure(loading: asyncio.Task[None], server: uvicorn.Server) -> Non
 
 
 async def _load(
-    service: Service, engine: EngineClient, model: str, listener: socket.socket, say: Say
+    building: asyncio.Task[tuple[Service, uvicorn.Server]],
+    engine: EngineClient,
+    model: str,
+    listener: socket.socket,
+    say: Say,
 ) -> None:
-    """Tokenizer and weights at the same time: the one here, the others in the engine's process."""
+    """Weights in the engine's process, the text side here, at the same time."""
     started = time.perf_counter()
     files = await asyncio.to_thread(hub.resolve, model)
     say(f"loading {files.name} from {files.path}")
-    service.model_name = service.config.served_model_name or files.name
-    template_path = service.config.chat_template
-    override = Path(template_path) if template_path else None
-    _, tokenizer, service.template = await asyncio.gather(  # one failure is told, not three
-        engine.start(),
-        asyncio.to_thread(load_tokenizer, files.path),
-        asyncio.to_thread(load_chat_template, files.path, override),
+    _, service, (tokenizer, template) = await asyncio.gather(  # one failure is told, not three
+        engine.start(), _named(building, files), _text_side(building, files)
     )
-    service.tokenizer = tokenizer
-    # What is here now stays: no later collection need walk through vocabulary and modules, which
-    # would hold up the streams.
-    gc.collect()
-    gc.freeze()
+    service.tokenizer, service.template = tokenizer, template
+    gc.freeze()  # no later collection need walk through vocabulary and modules
+    gc.enable()
     info = engine.info
     say(
         f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
         f"{info.max_model_len} tokens, loaded in {time.perf_counter() - started:.1f} s"
     )
     say(_invitation(service, listener))
+    await _settle(service)
+
+
+async def _named(
+    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles
+) -> Service:
+    service, _ = await asyncio.shield(building)
+    service.model_name = service.config.served_model_name or files.name
+    return service
+
+
+async def _text_side(
+    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles
+) -> tuple[Tokenizer, ChatTemplate | None]:
+    """After the imports: threads that share Python's lock would only slow each other down."""
+    service, _ = await asyncio.shield(building)
+    from legato.text.template import load_chat_template
+    from legato.text.tokenizer import load_tokenizer
+
+    path = service.config.chat_template
+    override = Path(path) if path else None
+    template = await asyncio.to_thread(load_chat_template, files.path, override)
+    return await asyncio.to_thread(load_tokenizer, files.path), template
+
+
+async def _settle(service: Service) -> None:
+    """What can wait until nobody is served: it would hold up the first answers."""
+    await asyncio.sleep(QUIET)
+    while service.engine.stats.running or service.engine.stats.waiting:
+        await asyncio.sleep(QUIET)
     await asyncio.to_thread(lambda: service.spellings)  # before somebody has to wait for it
     service.describe_tokens()
 

@@ -9,10 +9,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from fastapi import Depends
-from fastapi import Request as HttpRequest
+from starlette.requests import Request as HttpRequest
 
 from legato.answer import (
     Answer,
@@ -203,6 +202,3 @@ def new_id(prefix: str, given: str | None = None) -> str:
 def service_of(http: HttpRequest) -> Service:
     service: Service = http.app.state.service
     return service
-
-
-ServiceOf = Annotated[Service, Depends(service_of)]

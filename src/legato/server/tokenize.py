@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from starlette.requests import Request
 
 from legato.errors import RequestError
 from legato.sampling_params import check_in_vocabulary
-from legato.server.admission import read_object, require_key
+from legato.server.admission import read_object
 from legato.server.chat_request import ChatRequest
 from legato.server.openai_chat import render
-from legato.server.openapi import body_of
 from legato.server.protocol import parse
-from legato.server.service import Service, ServiceOf, off_loop
+from legato.server.routes import Routes
+from legato.server.service import Service, off_loop
 from legato.text.precedence import ContinueFinalMessage
 
-router = APIRouter(tags=["tokens"], dependencies=[Depends(require_key)])
+router = Routes("tokens")
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -41,8 +41,8 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     tokens: list[int]
 
 
-@router.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
-async def tokenize(http: Request, service: ServiceOf) -> dict[str, Any]:
+@router.post("/tokenize", TokenizeRequest)
+async def tokenize(http: Request, service: Service) -> dict[str, Any]:
     """The token ids of a text, or of a conversation as the model would see it."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)
@@ -78,8 +78,8 @@ def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
     return render(chat, service).token_ids
 
 
-@router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
-async def detokenize(http: Request, service: ServiceOf) -> dict[str, str]:
+@router.post("/detokenize", DetokenizeRequest)
+async def detokenize(http: Request, service: Service) -> dict[str, str]:
     """The text of token ids, special tokens included."""
     service.check_ready()
     body, size = await read_object(http, service.config.max_body_bytes)
