@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: serve test check format bench clean
+.PHONY: serve test check format bench bench-peers bench-scaling clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/legato serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
@@ -30,6 +30,13 @@ format: $(VENV)/.check
 
 bench: $(VENV)/.serve
 	@$(BIN)/python benchmarks/floor.py $(ARGS)
+
+# Beside llama.cpp, vLLM and OpenVINO GenAI, each in an environment of its own (about 6 GB, once).
+bench-peers: $(VENV)/.serve
+	@$(BIN)/python benchmarks/race.py $(ARGS)
+
+bench-scaling: $(VENV)/.serve
+	@$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 $(VENV)/.serve: $(SOURCES) scripts/setup.py
 	@$(PYTHON) scripts/setup.py serve $(VENV)

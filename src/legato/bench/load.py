@@ -45,7 +45,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Streamed:
-    """One answer. ``arrivals``: when each event with a choice had come, after the request's start."""
+    """One answer. ``arrivals``: when each event with a choice had come, after the request's start.
+
+    ``text`` is the whole answer's, of a completion.
+    """
 
     started: float
     ended: float
@@ -53,6 +56,7 @@ class Streamed:
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
+    text: str = ""
 
     @property
     def ttft(self) -> float:
@@ -69,6 +73,7 @@ class Streamed:
     def read(cls, done: Exchange) -> Streamed:
         """Raises RequestError for an error status, an error event or a stream without usage."""
         arrivals: list[float] = []
+        pieces: list[str] = []
         usage: dict[str, Any] | None = None
         for arrival, data in done.events():
             if data == b"[DONE]":
@@ -77,8 +82,11 @@ class Streamed:
             if "error" in event:
                 raise RequestError(f"the stream broke off: {event['error']}")
             usage = event.get("usage") or usage
+            if not event.get("choices"):
+                continue
+            pieces.append(event["choices"][0].get("text") or "")
             # A last event that only says why it ended carries no token.
-            if event.get("choices") and (event["choices"][0].get("text") or not arrivals):
+            if pieces[-1] or not arrivals:
                 arrivals.append(arrival - done.started)
         if usage is None:
             raise RequestError("the stream ended without usage: the connection was cut")
@@ -90,6 +98,7 @@ class Streamed:
             usage["prompt_tokens"],
             usage["completion_tokens"],
             details.get("cached_tokens") or 0,
+            "".join(pieces),
         )
 
 

@@ -1,0 +1,1 @@
+"""The engines that Legato is measured beside: how each is installed, fed and started."""

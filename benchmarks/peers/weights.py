@@ -1,0 +1,86 @@
+"""The same weights for every engine, made from one GGUF file and kept in the cache folder.
+
+The file is dequantised to bfloat16 once, as a Hugging Face folder and as a GGUF file; every other format is
+made from one of these two by the peer's own tool.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import build_llama_cpp
+
+from peers import environments
+from peers.environments import run, say
+
+HERE = Path(__file__).parent
+LLAMA_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "BF16")
+OPENVINO_FORMATS = ("int8", "int4", "fp16")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of one model: ``source`` is the GGUF file that all formats come from."""
+
+    source: Path
+
+    @property
+    def folder(self) -> Path:
+        return environments.folder() / "weights" / self.source.stem
+
+    def gguf(self, format: str) -> Path:
+        """A GGUF file in BF16, Q8_0, Q4_0 or Q4_1; the source itself if it is of that format."""
+        if self.source.stem.lower().endswith(format.lower()):
+            return self.source
+        return self._made(f"{format}.gguf", lambda path: self._quantise(format, path))
+
+    def checkpoint(self) -> Path:
+        """A Hugging Face folder in bfloat16."""
+        script = HERE / "export_checkpoint.py"
+        return self._made(
+            "bf16",
+            lambda path: run(
+                [environments.exporter(), script, self.source, path],
+                f"{self.source.name} cannot be converted to a checkpoint",
+                HF_HUB_OFFLINE="1",
+            ),
+        )
+
+    def openvino(self, format: str) -> Path:
+        """A folder that OpenVINO GenAI loads, in fp16, int8 or int4."""
+        return self._made(f"openvino-{format}", lambda path: self._export(format, path))
+
+    def _quantise(self, format: str, path: Path) -> None:
+        source = self.source if format == "BF16" else self.gguf("BF16")
+        program = build_llama_cpp.build() / "llama-quantize"
+        command: list[str | Path] = [program, "--allow-requantize", source, path, format]
+        run(command, f"llama-quantize does not make {format}")
+
+    def _export(self, format: str, path: Path) -> None:
+        tool = environments.exporter().with_name("optimum-cli")
+        command: list[str | Path] = [tool, "export", "openvino", "--model", self.checkpoint()]
+        command += ["--task", "text-generation-with-past", "--weight-format", format]
+        command += ["--group-size", "64"] if format == "int4" else []  # 128 does not divide 576
+        command += [path]
+        run(command, f"optimum-cli does not export {format}", HF_HUB_OFFLINE="1")
+
+    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The file or folder of that name; it appears when it is whole."""
+        target = self.folder / name
+        if not target.exists():
+            say(f"converting {self.source.name} to {name}, once")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"part-{name}")
+            _remove(part)
+            make(part)
+            part.rename(target)
+        return target
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""The race as a table and as plots, from its JSON.
+
+python benchmarks/race_report.py bench-results/race.json [plots folder]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from columns import COLUMNS, Column
+from fidelity import table as quality_table
+from plots import Bar, Panel, write_bars
+
+from legato.bench.report import number
+from legato.bench.rounds import Spread
+
+OURS = "Legato"
+
+
+def publish(report: Path, plots: Path) -> None:
+    """Prints the table as markdown, and writes ``race.svg`` into the folder."""
+    content = json.loads(report.read_text(encoding="utf-8"))
+    print(table(content))
+    print(verdicts(content))
+    if content["quality"]:
+        print(f"\n{quality_table(content['quality'])}")
+    busy = ", ".join(number(value) for value in content["noise"])
+    print(f"\nprocessors busy with anything else, by round (0 is a quiet machine): {busy}")
+    for name, reason in content["absent"].items():
+        print(f"not measured: {name}: {reason}")
+    write_bars(plots / "race.svg", [_panel(content, column) for column in _columns(content)])
+    print(f"written: {report}, {plots / 'race.svg'}")
+
+
+def table(content: dict[str, Any]) -> str:
+    """Markdown: a row for each contestant; median (smallest..largest round)."""
+    columns = _columns(content)
+    lines = [
+        "| | " + " | ".join(f"{c.title}, {c.unit}" for c in columns) + " | memory, MiB |",
+        "|---|" + "---|" * (len(columns) + 1),
+    ]
+    for name, found in content["figures"].items():
+        cells = [_cell(found.get(column.key)) for column in columns]
+        cells.append(number(content["memory_mib"].get(name, math.nan)))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdicts(content: dict[str, Any]) -> str:
+    """Markdown: each column's best of ours over the best peer, round by round, beside the target."""
+    lines = ["", "| | ours | best peer | ratio | target | |", "|---|---|---|---|---|---|"]
+    for column in _columns(content):
+        ours, theirs = _best(content, column, True), _best(content, column, False)
+        if ours is None:
+            continue
+        ratio = _ratio(content, column, ours, theirs) if theirs else Spread.of([])
+        lines.append(
+            f"| {column.title} | {ours} | {theirs or '-'} | {_spread(ratio, 'x')} | "
+            f"{_target(column)} | {_verdict(content, column, ours, ratio)} |"
+        )
+    return "\n".join(lines)
+
+
+def _columns(content: dict[str, Any]) -> list[Column]:
+    return [COLUMNS[key] for key in content["columns"]]
+
+
+def _best(content: dict[str, Any], column: Column, ours: bool) -> str | None:
+    """The contestant with the best median."""
+    known = {
+        name: found[column.key]["median"]
+        for name, found in content["figures"].items()
+        if column.key in found and name.startswith(OURS) == ours
+    }
+    pick = min if column.lower_is_better else max
+    return pick(known, key=known.__getitem__) if known else None
+
+
+def _ratio(content: dict[str, Any], column: Column, ours: str, theirs: str) -> Spread:
+    """Of the rounds' own ratios: what drifts hits both of a round."""
+    mine, other = (content["figures"][name][column.key]["rounds"] for name in (ours, theirs))
+    return Spread.of(column.better(a, b) for a, b in zip(mine, other, strict=False))
+
+
+def _target(column: Column) -> str:
+    if math.isfinite(column.limit):
+        return f"<= {column.limit:g} {column.unit}"
+    return f">= {column.target:g}x"
+
+
+def _verdict(content: dict[str, Any], column: Column, ours: str, ratio: Spread) -> str:
+    if math.isfinite(column.limit):
+        met = content["figures"][ours][column.key]["median"] <= column.limit
+    elif math.isnan(ratio.median):
+        return ""
+    else:
+        met = ratio.median >= column.target
+    return "met" if met else "**missed**"
+
+
+def _panel(content: dict[str, Any], column: Column) -> Panel:
+    bars = [
+        Bar(name, found[column.key]["median"], found[column.key]["min"], found[column.key]["max"])
+        for name, found in content["figures"].items()
+        if column.key in found
+    ]
+    less = ", less is better" if column.lower_is_better else ""
+    return Panel(f"{column.title}: {column.unit}{less}", bars=_ordered(bars, column))
+
+
+def _ordered(bars: Iterable[Bar], column: Column) -> list[Bar]:
+    """The best first."""
+    return sorted(bars, key=lambda bar: bar.value, reverse=not column.lower_is_better)
+
+
+def _cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "-"
+    return _spread(Spread(found["median"], found["min"], found["max"]))
+
+
+def _spread(spread: Spread, unit: str = "") -> str:
+    if math.isnan(spread.median):
+        return "-"
+    if spread.low == spread.high:
+        return f"{number(spread.median)}{unit}"
+    return f"{number(spread.median)}{unit} ({number(spread.low)}..{number(spread.high)})"
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "bench-results"))
