@@ -15,6 +15,7 @@ import build_llama_cpp
 
 from peers import environments
 from peers.environments import run, say
+from peers.tokenizer_files import write_tokenizer
 
 HERE = Path(__file__).parent
 LLAMA_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "BF16")
@@ -39,19 +40,16 @@ class Weights:
 
     def checkpoint(self) -> Path:
         """A Hugging Face folder in bfloat16."""
-        script = HERE / "export_checkpoint.py"
-        return self._made(
-            "bf16",
-            lambda path: run(
-                [environments.exporter(), script, self.source, path],
-                f"{self.source.name} cannot be converted to a checkpoint",
-                HF_HUB_OFFLINE="1",
-            ),
-        )
+        return self._made("bf16", self._checkpoint)
 
     def openvino(self, format: str) -> Path:
         """A folder that OpenVINO GenAI loads, in fp16, int8 or int4."""
         return self._made(f"openvino-{format}", lambda path: self._export(format, path))
+
+    def _checkpoint(self, path: Path) -> None:
+        script, problem = HERE / "export_checkpoint.py", f"{self.source.name} is not converted"
+        run([environments.exporter(), script, self.source, path], problem, HF_HUB_OFFLINE="1")
+        write_tokenizer(self.source, path)
 
     def _quantise(self, format: str, path: Path) -> None:
         source = self.source if format == "BF16" else self.gguf("BF16")

@@ -95,6 +95,14 @@ class Cut:
         return common(self.rest, "".join(self.reply.pieces))
 
     @property
+    def settled(self) -> bool:
+        """Whether more tokens could not change what the reply shows."""
+        text = self.reply.text
+        if self.reply.error or self.reply.finish_reason != "length":
+            return True
+        return not self.rest.startswith(text) and not text.startswith(self.rest)
+
+    @property
     def given_ids(self) -> list[int]:
         """How the server spells the words before the cut (a server that heals: its first guess)."""
         return self.reply.prompt_token_ids[len(self.answer.reply.prompt_token_ids) :]

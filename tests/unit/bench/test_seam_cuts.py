@@ -74,6 +74,20 @@ def test_an_answer_that_ended_ends_there(pieces: list[str], finish: str, exact: 
     assert Cut(ended, 5, reply([""], "stop")).exact
 
 
+@pytest.mark.parametrize(
+    ("pieces", "finish", "settled"),
+    [
+        (["c"], "length", False),
+        (["c", " d"], "length", False),
+        (["x"], "length", True),
+        (["c"], "stop", True),
+        (["c", "\ufffd"], "length", False),
+    ],
+)
+def test_a_few_tokens_settle_what_differs(pieces: list[str], finish: str, settled: bool) -> None:
+    assert Cut(answer("ab", "c d", " e"), 2, reply(pieces, finish)).settled is settled
+
+
 def test_causes() -> None:
     given = answer("ab", "cd", "ef", canonical=[1, 2, 3])
     assert "refused" in Cut(given, 2, Reply(error="400")).cause()
