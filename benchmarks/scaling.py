@@ -5,6 +5,7 @@
 
 concurrency  output tokens/s, time to first token and time per token against requests at once
 length       prefill and decode of one stream against the length of its prompt
+longer       the same beyond the model's context, in a file that promises more: what it says is no longer checked
 threads      the race's single and batched columns with one thread and with two
 memory       what a server holds against sequences that ran at once (each point is a new server)
 """
@@ -34,7 +35,8 @@ from legato.bench.serve import local_encode
 from legato.errors import LegatoError, ModelError
 from legato.weights import hub
 
-FORMATS = {"legato": ("Q4_1",), "llama.cpp": ("Q4_0",), "vllm": ("bf16",), "openvino": ("int8",)}
+FORMATS = {"legato": "Q4_1", "llama.cpp": "Q4_0", "vllm": "bf16", "openvino": "int8"}
+LONGER = {"legato": "Q4_1", "llama.cpp": "Q4_1"}  # those that take the file as it is
 INPUT, OUTPUT = 128, 64  # of a request at each concurrency
 LENGTH_OUTPUT = 32
 Points = dict[str, dict[str, float]]  # place on the horizontal axis -> figures
@@ -48,6 +50,7 @@ class Curve:
     room: Callable[[int], Room]
     measure: Callable[[Engine, Encode, int], dict[str, float]]
     fresh: bool = False
+    context: int = 0  # that the file must promise, if it is more than the model's
 
 
 def concurrency(engine: Engine, encode: Encode, level: int) -> dict[str, float]:
@@ -78,6 +81,7 @@ def memory(engine: Engine, encode: Encode, level: int) -> dict[str, float]:
 CURVES = {
     "concurrency": Curve((1, 4, 16, 64, 256), lambda _: Room(2, 256, 256), concurrency),
     "length": Curve((128, 256, 512, 1024, 2048, 4096, 8064), lambda _: Room(2, 1, 8192), length),
+    "longer": Curve((8064, 16256, 32512), lambda _: Room(2, 1, 32768), length, context=32768),
     "threads": Curve((1, 2), lambda level: Room(level, 32, 1408), threads, fresh=True),
     "memory": Curve((1, 4, 16, 64, 256), lambda _: Room(2, 256, 256), memory, fresh=True),
 }
@@ -110,13 +114,13 @@ def main() -> int:
         if files.kind != "gguf":
             raise ModelError(f"{files.path} is not a GGUF file, which the others are made from")
         encode = local_encode(str(files.path))
-        chosen = _chosen(arguments, contestants(Weights(files.path)))
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    peers = [] if arguments.alone else arguments.peer or ENGINES
     for name in arguments.curve or CURVES:
         found = content["curves"].setdefault(name, {})
-        for runner in chosen:
+        for runner in _runners(CURVES[name], files.path, [LEGATO, *peers]):
             say(f"{name}: {runner.name}")
             try:
                 runner.prepare()
@@ -144,13 +148,16 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _chosen(arguments: argparse.Namespace, runners: list[Contestant]) -> list[Contestant]:
+def _runners(curve: Curve, source: Path, engines: list[str]) -> list[Contestant]:
     """Each engine in its fastest format."""
-    peers = [] if arguments.alone else arguments.peer or ENGINES
+    weights = Weights(source)
+    if curve.context:
+        weights = weights.with_context(curve.context)
+    formats = LONGER if curve.context else FORMATS
     return [
         runner
-        for runner in runners
-        if runner.format in FORMATS[runner.engine] and (runner.is_ours or runner.engine in peers)
+        for runner in contestants(weights)
+        if runner.engine in engines and formats.get(runner.engine) == runner.format
     ]
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import build_llama_cpp
 
+from legato.errors import EngineError
+from legato.gguf_file import read_metadata
 from peers import environments
 from peers.environments import run, say
 from peers.tokenizer_files import write_tokenizer
 
 HERE = Path(__file__).parent
+UINT32 = (4).to_bytes(4, "little")  # a GGUF value's type
 LLAMA_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "BF16")
 OPENVINO_FORMATS = ("int8", "int4", "fp16")
 
@@ -45,6 +48,20 @@ class Weights:
     def openvino(self, format: str) -> Path:
         """A folder that OpenVINO GenAI loads, in fp16, int8 or int4."""
         return self._made(f"openvino-{format}", lambda path: self._export(format, path))
+
+    def with_context(self, tokens: int) -> Weights:
+        """The same weights in a file that promises a longer context: for its cost, not for its text."""
+        name = f"context-{tokens}.{self.source.stem}"
+        return Weights(self._made(f"{name}.gguf", lambda path: self._promise(tokens, path)))
+
+    def _promise(self, tokens: int, path: Path) -> None:
+        content = bytearray(self.source.read_bytes())
+        key = f"{read_metadata(self.source)['general.architecture']}.context_length".encode()
+        place = content.index(key) + len(key)  # then come a type, uint32, and the number
+        if content[place : place + 4] != UINT32:
+            raise EngineError(f"{self.source.name}: {key.decode()} is not a uint32")
+        content[place + 4 : place + 8] = tokens.to_bytes(4, "little")
+        path.write_bytes(content)
 
     def _checkpoint(self, path: Path) -> None:
         script, problem = HERE / "export_checkpoint.py", f"{self.source.name} is not converted"
