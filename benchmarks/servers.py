@@ -89,14 +89,14 @@ class Server(AbstractContextManager["Server"]):
         return resident_bytes(self.pids)
 
     def wait(self) -> Server:
-        """Until /health says yes. Raises EngineError with the server's last words."""
+        """Until /health says that the model is loaded. Raises EngineError with the server's last words."""
         while True:
             self._check_alive()
             try:
-                status, _ = asyncio.run(fetch_json(self.endpoint, "GET", "/health"))
+                status, said = asyncio.run(fetch_json(self.endpoint, "GET", "/health"))
             except RequestError:
-                status = 0
-            if status == 200:
+                status, said = 0, {}
+            if status == 200 and said.get("status") != "loading":
                 return self
             sleep(POLL)
 

@@ -183,9 +183,18 @@ class ServerConfig:
         False,
         "in /v1/messages, refuse what the original does: a prefill that ends with white space",
     )
+    step_timeout: float | None = flag(
+        None,
+        "an engine that takes longer for a step is replaced; default: 30, and 10 for each GB of weights",
+        unit="seconds",
+    )
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ConfigError(
+                f"step_timeout must be positive, got {self.step_timeout}", "step_timeout"
+            )
         _check_choices(self)

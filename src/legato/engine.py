@@ -16,7 +16,7 @@ from legato.errors import ContextLengthError, EngineError, LegatoError, RequestE
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.packing import Packer
-from legato.request import FinishReason, Output, Request
+from legato.request import FinishReason, Output, Progress, Request
 from legato.runner import Program, Runner, token_logprobs
 from legato.scheduler import Part, Scheduler
 from legato.sequence import Sequence
@@ -74,17 +74,20 @@ class Engine:
         self._arrivals += 1
         # Without prefix caching a request shares blocks with itself only (choices, preemption).
         salt = request.cache_salt if self._shares_prefixes else f"\0{self._arrivals}"
+        progress = request.progress or [Progress(index=i) for i in range(request.params.n)]
         choices = [
             Sequence(
                 request,
-                index,
+                one.index,
                 self._arrivals,
                 self.max_model_len,
                 salt,
                 self._constraint(request, grammar),
             )
-            for index in range(request.params.n)
+            for one in progress
         ]
+        for sequence, one in zip(choices, progress, strict=True):
+            sequence.catch_up(one)
         self._open[request.id] = choices
         self._stats.prompt_tokens += choices[0].num_given
         self._scheduler.add(list(choices))
@@ -178,6 +181,8 @@ class Engine:
     def _try(self, parts: list[Part]) -> StepResult | Exception:
         try:
             return self._runner.run(self._packer.pack(parts), self._packer.ruled)
+        except MemoryError:  # nobody's fault: another process may have more of it
+            raise
         except Exception as error:  # whatever it is, it is somebody's fault
             return error
 
@@ -272,10 +277,12 @@ class Engine:
             return []
         outputs: list[Output] = []
         for request, grammar in self._arriving.take(waits=not self._scheduler.has_work):
-            if isinstance(grammar, RequestError):
-                outputs += ends(request, FinishReason.ERROR, f"{type(grammar).__name__}: {grammar}")
-            else:
+            try:
+                if isinstance(grammar, RequestError):
+                    raise grammar
                 self._begin(request, grammar)
+            except LegatoError as error:
+                outputs += ends(request, FinishReason.ERROR, f"{type(error).__name__}: {error}")
         return outputs
 
     def _constraint(self, request: Request, grammar: Grammar | None) -> Constraint | None:

@@ -2,17 +2,19 @@
 
 The bridge starts it. One loop: take commands, step, send what the step brought in one message. It
 sleeps while there is nothing to do, and dies with its parent. A step that fails as a whole ends the
-process; the parent starts another one.
+process; the parent starts another one, which goes on with what this one has sent.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 
 import msgspec
@@ -75,6 +77,13 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the engine's parent has ended already")
+
+
+def offer_to_the_oom_killer() -> None:
+    """When memory runs out, the kernel shall take this process, which can be replaced, before the
+    parent, which knows all requests."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("500")
 
 
 def load(config: EngineConfig, loader: str) -> Engine:
@@ -142,6 +151,8 @@ def main(address: str, loader: str, parent: str) -> int:
     """Returns the exit code."""
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     die_with(int(parent))
+    faulthandler.enable()  # a crash in a kernel tells on standard error where it happened
+    offer_to_the_oom_killer()
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, systemd: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
     wire = Wire(address)

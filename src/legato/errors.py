@@ -8,6 +8,7 @@ LegatoError
 │   └── ContextLengthError      the prompt does not fit
 └── EngineError            the engine failed while serving
     └── EngineDeadError         its process is gone
+        └── RepeatedDeathError      each time this request was open
 """
 
 from __future__ import annotations
@@ -51,3 +52,7 @@ class EngineError(LegatoError):
 
 class EngineDeadError(EngineError):
     """The engine process ended while requests were open."""
+
+
+class RepeatedDeathError(EngineDeadError):
+    """Engine after engine died while this request was open: it may be the reason, and is given up."""

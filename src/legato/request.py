@@ -73,6 +73,14 @@ class Guidance(msgspec.Struct, frozen=True, kw_only=True):
 NO_GUIDANCE = Guidance()
 
 
+class Progress(msgspec.Struct, kw_only=True):
+    """How far a choice has come in an engine that ended: another one goes on behind ``token_ids``."""
+
+    index: int
+    token_ids: list[int] = []
+    is_announced: bool = False  # its first output is out, with all that only the first tells
+
+
 class Request(msgspec.Struct, kw_only=True):
     """One prompt to continue, ``params.n`` times.
 
@@ -99,6 +107,9 @@ class Request(msgspec.Struct, kw_only=True):
     """What the content must follow, as ``llguidance`` reads it; it begins after the thoughts."""
     grammar_text: bytes = b""
     """The content that was given already, without ``pending``: the grammar is fed with it first."""
+    progress: list[Progress] | None = None
+    """Of the choices that are not finished, if another engine has begun the request; None: it is new.
+    What the tokens led to (healing, thoughts, the grammar, what counts) is gone through again."""
 
     @property
     def is_constrained(self) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 from legato.batch import F32, I32, U32
 from legato.cache.kv import Hold
 from legato.constraint.constraint import Constraint
-from legato.request import FinishReason, Request, SamplingParams, TokenLogprobs
+from legato.errors import EngineError
+from legato.request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
 
 NO_IDS: I32 = np.empty(0, np.int32)
 NO_VALUES: F32 = np.empty(0, np.float32)
@@ -143,6 +144,15 @@ class Sequence:
             if constraint.grammar is None and constraint.is_over:
                 self.constraint = None
         return self._next_end(token)
+
+    def catch_up(self, progress: Progress) -> None:
+        """Takes over what another engine's sequence came to; its tokens count as known, not as given."""
+        for token in progress.token_ids:
+            if self.accept(token) is not None:
+                raise EngineError("the tokens of an interrupted answer go on behind its end")
+        if progress.is_announced:
+            self.is_announced = True
+            self.wants_prompt_logprobs = False
 
     def is_stop(self, token: int) -> bool:
         """Whether the token only ends the sequence, and is no part of its text."""

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import httpx
@@ -43,3 +44,12 @@ def start_server(*flags: str, stderr: IO[str] | None = None) -> RunningServer:
         if found:
             return RunningServer(found[1], process)
     raise AssertionError(f"the server ended with {process.wait()}: {''.join(said)}")
+
+
+def engine_pid(server: RunningServer) -> int:
+    """Raises AssertionError while there is none."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    for pid in children.split():
+        if b"legato.engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise AssertionError("no engine process")

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 
 from legato import errors
 from legato.config import EngineConfig
 from legato.constraint.spellings import Spellings
-from legato.errors import EngineDeadError, EngineError, LegatoError
+from legato.errors import EngineDeadError, EngineError, LegatoError, RepeatedDeathError
 from legato.messages import (
     Add,
     Cancel,
@@ -30,9 +31,14 @@ from legato.messages import (
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
 from legato.server.child import Child
+from legato.server.open_request import OpenRequest
+from legato.server.suspects import Suspects
+from legato.server.watchdog import Watchdog, default_timeout
 
 LOG = logging.getLogger(__name__)
 ATTEMPT_DELAYS = (0.0, 0.5, 2.0)  # seconds before each attempt to start an engine
+SECONDS_DEAD = 10.0
+"""Between two series of attempts, when all failed."""
 
 
 class EngineState(StrEnum):
@@ -44,28 +50,6 @@ class EngineState(StrEnum):
     DEAD = "dead"
 
 
-class Stream:
-    """The outputs of an open request, until all its choices are finished."""
-
-    def __init__(self, choices: int) -> None:
-        self.unfinished = set(range(choices))
-        self._arrived: asyncio.Queue[list[Output] | LegatoError] = asyncio.Queue()
-
-    def put(self, arrived: list[Output] | LegatoError) -> None:
-        self._arrived.put_nowait(arrived)
-
-    async def get(self) -> list[Output]:
-        """The outputs of the next step; raises what ended the request."""
-        arrived = await self._arrived.get()
-        if isinstance(arrived, LegatoError):
-            self.unfinished.clear()
-            raise arrived
-        for output in arrived:
-            if output.finish_reason is not None:
-                self.unfinished.discard(output.index)
-        return arrived
-
-
 def error_of(event: Failed | Refused) -> LegatoError:
     """The exception that the engine's process raised."""
     kind: type[LegatoError] = getattr(errors, event.kind)
@@ -74,23 +58,47 @@ def error_of(event: Failed | Refused) -> LegatoError:
     return kind(event.message)
 
 
-class EngineClient:
-    """Runs an engine in a process of its own, and another one when it dies.
+def like_the_first(config: EngineConfig, info: ModelInfo) -> EngineConfig:
+    """Free memory decides how large the cache is, but only once: the answers that an engine has begun
+    must fit into the next one."""
+    return replace(
+        config,
+        max_model_len=info.max_model_len,
+        kv_cache_memory=info.num_blocks * info.kv_bytes_per_block or config.kv_cache_memory,
+    )
 
-    ``loader``: what the process loads the model with (module:function). Use from one event loop.
+
+class EngineClient:
+    """Runs an engine in a process of its own, and another one when it dies, which goes on with the
+    requests that were open.
+
+    ``loader``: what the process loads the model with (module:function). ``step_timeout``: seconds
+    without a step after which an engine with work counts as dead; None: as its weights suggest.
+    Use from one event loop.
     """
 
-    def __init__(self, config: EngineConfig, *, loader: str = "legato.models:load") -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        loader: str = "legato.models:load",
+        step_timeout: float | None = None,
+    ) -> None:
         self.state = EngineState.LOADING
         self.loading = ""  # what is being done while loading
         self.stats = Stats()
+        self.restarts = 0  # engines that took over from one that died
+        self.resumed = 0  # requests that were sent to another engine, each time
         self._config = config
         self._loader = loader
+        self._step_timeout = step_timeout
         self._info: ModelInfo | None = None
         self._child: Child | None = None
         self._loaded: asyncio.Future[Ready] | None = None
         self._spellings: Spellings | None = None
-        self._streams: dict[str, Stream] = {}
+        self._open: dict[str, OpenRequest] = {}
+        self._suspects = Suspects()
+        self._watchdog = Watchdog(self._is_working, self._listen, self._put_down)
         self._checks: list[asyncio.Future[Checked]] = []
         self._restart: asyncio.Task[None] | None = None
         self._stopped = False
@@ -122,12 +130,14 @@ class EngineClient:
     async def stop(self) -> None:
         """Ends the process; open requests end with EngineDeadError."""
         self._stopped = True
+        self._watchdog.stop()
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.wait((self._restart,))
         if self._child is not None:
             await self._child.stop()
         self.state = EngineState.DEAD
+        self._end_all(EngineDeadError("the server was stopped"))
 
     def describe(self, spellings: Spellings) -> None:
         """Tells this engine, and each that follows it, what its tokens spell. Never waits."""
@@ -136,28 +146,34 @@ class EngineClient:
             self._child.send(Describe(spellings))
 
     async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
-        """The request's outputs, a list for each step that brought some, until all choices are
-        finished. Closing the iterator cancels the request.
+        """The request's outputs, a list for each step that brought some (of several, for who reads
+        slowly), until all choices are finished. Closing the iterator cancels the request.
 
-        Raises RequestError if the engine refuses it, EngineDeadError if its process ends.
+        When the engine dies, another one goes on behind the last output. Raises RequestError if the
+        engine refuses the request, EngineDeadError if no engine can be started, and
+        RepeatedDeathError if engines died of this request.
         """
-        if not self.ready or self._child is None:
+        if self.state not in (EngineState.READY, EngineState.RESTARTING):
             raise EngineDeadError(f"the engine is {self.state}")
-        if request.id in self._streams:
+        if request.id in self._open:
             raise errors.RequestError(f"request id {request.id!r} is in use", "request_id")
-        stream = self._streams[request.id] = Stream(request.params.n)
+        opened = self._open[request.id] = OpenRequest(request)
+        self._suspects.add(opened)
         try:
-            self._child.send(Add(request))
-            while stream.unfinished:
-                yield await stream.get()
+            self._dispatch()
+            while outputs := await opened.get():
+                yield outputs
         finally:
-            del self._streams[request.id]
-            if stream.unfinished:
+            if opened.is_open:
                 self.cancel(request.id)
+            del self._open[request.id]
+            self._suspects.remove(opened)
+            self._dispatch()
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Stops a request, or one of its choices, which then ends with ABORT. Never waits."""
-        if self.ready and self._child is not None:
+        opened = self._open.get(request_id)
+        if opened is not None and opened.cancel(index) and self.ready and self._child is not None:
             self._child.send(Cancel(request_id, index))
 
     async def check_integrity(self, *, clear_cache: bool = False) -> Stats:
@@ -194,48 +210,96 @@ class EngineClient:
                     self._child.kill()
                 raise
             else:
-                self._info, self.stats = ready.info, ready.stats
-                if self._spellings is not None:
-                    self._child.send(Describe(self._spellings))
-                self.state = EngineState.READY
+                self._begin(self._child, ready)
                 return
         raise EngineDeadError(f"{last}, {len(ATTEMPT_DELAYS)} times while loading") from last
 
+    def _begin(self, child: Child, ready: Ready) -> None:
+        """The engine is there."""
+        self._info, self.stats = ready.info, ready.stats
+        self._config = like_the_first(self._config, ready.info)
+        if self._spellings is not None:
+            child.send(Describe(self._spellings))
+        self.state = EngineState.READY
+        self._watchdog.start(self._step_timeout or default_timeout(ready.info.weight_bytes))
+        self._dispatch()
+
     async def _relaunch(self) -> None:
-        self.state = EngineState.RESTARTING
-        try:
-            await self._launch()
-            LOG.warning("another engine is ready")
-        except LegatoError as error:
-            self.state = EngineState.DEAD
-            LOG.error("no engine could be started: %s", error)  # it says all
+        """Until there is an engine. Requests wait for the first attempts only."""
+        while True:
+            try:
+                await self._launch()
+            except LegatoError as error:
+                self.state = EngineState.DEAD
+                LOG.error("no engine could be started: %s", error)  # it says all
+                self._end_all(EngineDeadError(f"no other engine could be started: {error}"))
+                await asyncio.sleep(SECONDS_DEAD)
+            else:
+                self.restarts += 1
+                LOG.warning("another engine is ready; %d requests go on", len(self._open))
+                return
 
     def _on_death(self, child: Child) -> None:
         error = EngineDeadError(child.obituary)
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(error)
             return
-        if self.ready and not self._stopped:
-            LOG.error("%s; %d requests were open", error, len(self._streams))
-        for stream in self._streams.values():
-            stream.put(error)
+        self._watchdog.stop()
         for check in self._checks:
             if not check.done():
                 check.set_exception(error)
         self._checks.clear()
-        if self.ready and not self._stopped:
-            self._restart = asyncio.get_running_loop().create_task(self._relaunch())
+        if self._stopped:
+            self._end_all(error)
+        elif self.ready:
+            LOG.error("%s; %d requests are open", error, len(self._open))
             self.state = EngineState.RESTARTING
+            everybody = [*self._open.values()]
+            for condemned in self._suspects.lost(everybody, killed=child.was_killed):
+                condemned.fail(
+                    RepeatedDeathError(
+                        f"{condemned.strikes} engines in a row died while this request was open, the "
+                        f"last one of it alone ({error}): it is not tried again"
+                    )
+                )
+            self._restart = asyncio.get_running_loop().create_task(self._relaunch())
 
-    # -- its events ------------------------------------------------------------------------------
+    def _end_all(self, error: EngineDeadError) -> None:
+        for opened in self._open.values():
+            if opened.is_open:
+                opened.fail(error)
+
+    # -- what it is told, and tells --------------------------------------------------------------
+    def _dispatch(self) -> None:
+        """Sends what may be sent."""
+        if not self.ready or self._child is None or not self._suspects.waiting:
+            return
+        if not self._is_working():
+            self._watchdog.hear()  # before this it owed nothing
+        for opened in self._suspects.take():
+            self.resumed += opened.strikes > 0
+            self._child.send(Add(opened.sent()))
+
+    def _is_working(self) -> bool:
+        return any(opened.is_sent and opened.is_open for opened in self._open.values())
+
+    def _listen(self) -> None:
+        if self._child is not None:
+            self._child.listen()
+
+    def _put_down(self, silence: float) -> None:
+        if self._child is not None:
+            self._child.kill(f"hung: no step ended within {silence:.0f} s (--step-timeout)")
+
     def _on_event(self, event: Event) -> None:
+        self._watchdog.hear()
         match event:
             case Stepped(outputs, stats):
                 self.stats = stats
                 self._deliver(outputs)
             case Refused(request_id):
-                if request_id in self._streams:
-                    self._streams[request_id].put(error_of(event))
+                if request_id in self._open:
+                    self._open[request_id].fail(error_of(event))
             case Checked():
                 with suppress(asyncio.InvalidStateError):
                     self._checks.pop(0).set_result(event)
@@ -262,5 +326,6 @@ class EngineClient:
         for output in outputs:
             groups.setdefault(output.request_id, []).append(output)
         for request_id, group in groups.items():
-            if request_id in self._streams:
-                self._streams[request_id].put(group)
+            if request_id in self._open:
+                self._open[request_id].put(group)
+        self._dispatch()  # somebody may have waited for these

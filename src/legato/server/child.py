@@ -40,6 +40,7 @@ class Child:
         command = [sys.executable, "-m", "legato.engine_process", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self._pidfd = os.pidfd_open(self._process.pid)
+        self._reason = ""  # for which it was killed from here
         self.has_ended = asyncio.Event()
         self._loop.add_reader(self._wakeup, self._receive)
         self._loop.add_reader(self._pidfd, self._ended)
@@ -52,11 +53,18 @@ class Child:
     def obituary(self) -> str:
         """How it ended."""
         code = self._process.returncode
+        if self._reason:
+            return f"the engine process was killed, because it {self._reason}"
         if code is None:
             return "the engine process is running"
         if code >= 0:
             return f"the engine process ended with exit code {code}"
         return f"the engine process was killed by {signal.Signals(-code).name}"
+
+    @property
+    def was_killed(self) -> bool:
+        """By somebody else, for reasons that we do not know."""
+        return self._process.returncode == -signal.SIGKILL and not self._reason
 
     def send(self, command: Command) -> None:
         """Never waits. Only after the first event: before that nobody is connected."""
@@ -76,9 +84,15 @@ class Child:
                 self.kill()
                 await self.has_ended.wait()
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "") -> None:
+        """``reason``: what it did, for the obituary."""
         if not self.has_ended.is_set():
+            self._reason = reason
             self._process.kill()
+
+    def listen(self) -> None:
+        """Calls ``on_event`` with what has arrived already."""
+        self._receive()
 
     def _receive(self) -> None:
         while not self._socket.closed and int(self._socket.EVENTS) & zmq.POLLIN:

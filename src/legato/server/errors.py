@@ -18,6 +18,7 @@ from legato.errors import (
     EngineError,
     LegatoError,
     ModelError,
+    RepeatedDeathError,
     RequestError,
 )
 
@@ -58,6 +59,7 @@ MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),
     (NotReadyError, 503, "server_error", "not_ready"),
+    (RepeatedDeathError, 500, "server_error", "engine_died_repeatedly"),
     (EngineDeadError, 500, "server_error", "engine_died"),
     (EngineError, 500, "server_error", "engine_error"),
     (ModelError, 500, "server_error", "model_error"),

@@ -1,4 +1,4 @@
-"""GET /health, which tells the truth, /version and /metrics."""
+"""GET /health and /ready, which tell the truth, /version and /metrics."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ router = Routes("operation", guarded=False)
 
 @router.get("/health")
 async def health(service: Service) -> Response:
-    """200 when a request would be answered now, 503 while the model loads or restarts."""
-    if service.ready:
-        return json_response({"status": "ready"})
-    status = service.engine.state if service.tokenizer is not None else EngineState.LOADING
-    return json_response({"status": status}, 503)
+    """200 while the server lives: whoever restarts it at a 503 loses nothing. 503: no engine can be
+    started."""
+    status = service.status
+    return json_response({"status": status}, 503 if status == EngineState.DEAD else 200)
+
+
+@router.get("/ready")
+async def ready(service: Service) -> Response:
+    """200 when a request would be answered now. 503: ask another server, if there is one."""
+    status = service.status
+    return json_response({"status": status}, 200 if status == EngineState.READY else 503)
 
 
 @router.get("/version")

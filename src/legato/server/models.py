@@ -17,7 +17,7 @@ def _describe(service: Service) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "legato",
     }
-    if service.ready:
+    if service.accepts:
         card["max_model_len"] = service.engine.info.max_model_len
         card["architecture"] = service.engine.info.architecture
     return card

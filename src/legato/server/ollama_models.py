@@ -48,7 +48,7 @@ async def tags(service: Service) -> dict[str, Any]:
 
 @router.get("/ps")
 async def running(service: Service) -> dict[str, Any]:
-    if not service.ready:
+    if not service.accepts:
         return {"models": []}
     card = {**_card(service), "size_vram": 0, "expires_at": "9999-12-31T23:59:59Z"}
     return {"models": [{**card, "context_length": service.engine.info.max_model_len}]}
@@ -83,7 +83,7 @@ def _thinks(service: Service) -> bool:
 
 def _card(service: Service) -> dict[str, Any]:
     name = service.model_name
-    size = service.engine.info.weight_bytes if service.ready else 0
+    size = service.engine.info.weight_bytes if service.accepts else 0
     return {
         "name": name,
         "model": name,
@@ -94,7 +94,7 @@ def _card(service: Service) -> dict[str, Any]:
 
 
 def _details(service: Service) -> dict[str, Any]:
-    family = service.engine.info.architecture if service.ready else ""
+    family = service.engine.info.architecture if service.accepts else ""
     return {
         "parent_model": "",
         "format": "",

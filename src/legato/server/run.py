@@ -48,7 +48,7 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
 async def _serve(
     engine_config: EngineConfig, config: ServerConfig, listener: socket.socket, say: Say
 ) -> None:
-    engine = EngineClient(engine_config)
+    engine = EngineClient(engine_config, step_timeout=config.step_timeout)
     building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
     loading = asyncio.create_task(_load(building, engine, engine_config.model, listener, say))
     try:

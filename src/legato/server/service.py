@@ -80,8 +80,14 @@ class Service:
         self.metrics.engine_stats = lambda: self.engine.stats
 
     @property
-    def ready(self) -> bool:
-        return self.tokenizer is not None and self.engine.state is EngineState.READY
+    def status(self) -> str:
+        """What /health and /ready tell."""
+        return self.engine.state if self.tokenizer is not None else EngineState.LOADING
+
+    @property
+    def accepts(self) -> bool:
+        """Requests are taken; while the engine restarts, they wait for it."""
+        return self.status in (EngineState.READY, EngineState.RESTARTING)
 
     @property
     def text(self) -> Tokenizer:
@@ -96,10 +102,8 @@ class Service:
             )
 
     def check_ready(self) -> None:
-        if not self.ready:
-            state = self.engine.state
-            hope = "start the server anew" if state is EngineState.DEAD else "try again in a moment"
-            raise NotReadyError(f"the engine is {state}: {hope}")
+        if not self.accepts:
+            raise NotReadyError(f"the engine is {self.status}: try again in a moment")
 
     def answer(
         self,

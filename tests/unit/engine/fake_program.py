@@ -310,10 +310,13 @@ def load(config: EngineConfig) -> FakeModel:
 
 
 class SlowProgram(FakeProgram):
-    """Token 49 in a prompt kills the process."""
+    """A prompt that begins with token 49 kills the process, one with 48 hangs."""
 
     def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
         time.sleep(0.01)
-        if 49 in batch.token_ids[batch.positions == 0]:
+        first = batch.token_ids[batch.positions == 0]
+        if 49 in first:
             os._exit(7)
+        if 48 in first:
+            time.sleep(1000)
         return super().run(batch)
