@@ -99,15 +99,30 @@ void Program::apply(const Step&, const Add& op, const Part& part) const {
 
 // --- matrix products and attention ----------------------------------------------------------------------------------
 
-void Program::apply(const Step& step, const Linear& op, const Part& part) const {
+// Weights that a thread takes at once: a few microseconds' reading. Less would interrupt the reading too often.
+constexpr int64_t kTurnBytes = 64 << 10;
+
+// All tiles for the part's rows, or turns of them with the other threads: work(begin, end).
+template <class Work>
+void Program::take_tiles(const Matrix& matrix, const Part& part, const Work& work) {
+  const int64_t tiles = (matrix.rows + kLanes - 1) / kLanes;
+  if (part.threads == 1) return work(0, tiles);
+  const int64_t size = std::max<int64_t>(kTurnBytes / matrix.tile_bytes / 2 * 2, 2);  // products like pairs of tiles
+  turns_.take(part.turn, (tiles + size - 1) / size, part.thread,
+              [&](int64_t piece) { work(piece * size, std::min((piece + 1) * size, tiles)); });
+}
+
+void Program::apply(const Step& step, const Linear& op, const Part& part) {
   const Matrix& matrix = matrices_[op.matrix];
-  const Share tiles = share((matrix.rows + kLanes - 1) / kLanes, part.thread, part.threads), rows = part.rows;
-  if (tiles.begin == tiles.end || rows.begin == rows.end) return;
+  const Share rows = part.rows;
+  if (rows.begin == rows.end) return;
   const Buffer& out = buffers_[op.out];
   const uint8_t* x = prepared_row(step, op.form, matrix.columns, rows.begin);
   const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
-  kernels_.matmul(matrix, x, rows.end - rows.begin, tiles.begin, tiles.end, out.row(rows.begin) + op.out_offset,
-                  out.stride, bias, op.accumulate);
+  take_tiles(matrix, part, [&](int64_t begin, int64_t end) {
+    kernels_.matmul(matrix, x, rows.end - rows.begin, begin, end, out.row(rows.begin) + op.out_offset, out.stride, bias,
+                    op.accumulate);
+  });
 }
 
 AttentionArgs Program::attention_args(const Step& step, const Attention& op) const {
@@ -148,19 +163,19 @@ void Program::apply(const Step& step, const HeadRows& op, const Part& part) cons
   }
 }
 
-void Program::apply(const Step& step, const Logits& op, const Part& part) const {
+void Program::apply(const Step& step, const Logits& op, const Part& part) {
   const Matrix& matrix = matrices_[op.matrix];
-  const Share tiles = share((matrix.rows + kLanes - 1) / kLanes, part.thread, part.threads);
-  if (tiles.begin == tiles.end || step.logit_rows == 0) return;
+  if (step.logit_rows == 0) return;
   float* logits = reinterpret_cast<float*>(logits_.data());
   const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
-  kernels_.matmul(matrix, head_prepared_.data(), step.logit_rows, tiles.begin, tiles.end, logits, matrix.rows, bias,
-                  false);
-  if (op.scale == 1.0f && op.softcap == 0.0f) return;
-  const int64_t begin = tiles.begin * kLanes, end = std::min(tiles.end * kLanes, matrix.rows);
-  for (int64_t r = 0; r < step.logit_rows; ++r) {
-    kernels_.scale(logits + r * matrix.rows + begin, end - begin, op.scale, op.softcap);
-  }
+  take_tiles(matrix, part, [&](int64_t first, int64_t last) {
+    kernels_.matmul(matrix, head_prepared_.data(), step.logit_rows, first, last, logits, matrix.rows, bias, false);
+    if (op.scale == 1.0f && op.softcap == 0.0f) return;
+    const int64_t begin = first * kLanes, end = std::min(last * kLanes, matrix.rows);
+    for (int64_t r = 0; r < step.logit_rows; ++r) {
+      kernels_.scale(logits + r * matrix.rows + begin, end - begin, op.scale, op.softcap);
+    }
+  });
 }
 
 SampleRow Program::sample_row(const Step& step, int64_t r) const {

@@ -52,7 +52,8 @@ Program::Program(const std::string& isa, int threads, int64_t max_tokens, int64_
     : kernels_(find_kernels(isa)),
       max_tokens_(in_range("max_tokens", max_tokens, 1, kMostRows)),
       max_logit_rows_(in_range("max_logit_rows", max_logit_rows, 1, kMostRows)),
-      threads_(static_cast<int>(in_range("threads", threads, 1, 1024))) {}
+      threads_(static_cast<int>(in_range("threads", threads, 1, 1024))),
+      turns_(threads) {}
 
 // --- data ------------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,7 @@ class Program {
   struct Part {           // of a stage, for one call
     Share rows;           // of the batch
     int thread, threads;  // of this stage; 0 of 1 when the stage is shared by rows
+    uint64_t turn;        // the number of this stage in turns_
   };
 
   void plan(Operation operation, const std::vector<Access>& accesses);
@@ -145,7 +146,9 @@ class Program {
   void apply(const Step&, const RmsNorm&, const Part&) const;
   void apply(const Step&, const HeadNorm&, const Part&) const;
   void apply(const Step&, const PrepareRows&, const Part&) const;
-  void apply(const Step&, const Linear&, const Part&) const;
+  void apply(const Step&, const Linear&, const Part&);
+  template <class Work>
+  void take_tiles(const Matrix& matrix, const Part& part, const Work& work);
   uint8_t* prepared_row(const Step&, RowForm, int64_t columns, int64_t begin) const;
   void apply(const Step&, const Rope&, const Part&) const;
   void apply(const Step&, const KvWrite&, const Part&) const;
@@ -153,7 +156,7 @@ class Program {
   void apply(const Step&, const Gated&, const Part&) const;
   void apply(const Step&, const Add&, const Part&) const;
   void apply(const Step&, const HeadRows&, const Part&) const;
-  void apply(const Step&, const Logits&, const Part&) const;
+  void apply(const Step&, const Logits&, const Part&);
   void apply(Step&, const Sample&, const Part&) const;
   SampleRow sample_row(const Step&, int64_t row) const;
   void draw(Step&, int64_t row, int thread) const;
@@ -162,6 +165,8 @@ class Program {
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;
   Threads threads_;
+  Turns turns_;
+  uint64_t next_turn_ = 1;  // the number of the next stage
   std::vector<Buffer> buffers_;
   std::vector<std::vector<float>> vectors_;
   Arena weights_;

@@ -86,6 +86,8 @@ void Program::begin(Step& step) {
   check_kv_operators();
   clear(step);
   if (step.many_rows) divide_rows(step);
+  step.first_turn = next_turn_;
+  next_turn_ += few_rows_.stages().size();  // as many as in many_rows_
   size_t scratch = 0;
   for (const Stage& stage : few_rows_.stages()) {
     const Attention* op = std::get_if<Attention>(&stage.operation);
@@ -111,7 +113,7 @@ void Program::execute(Step& step, int thread) {
   size_t previous = 0;
   for (size_t i = 0; i < stages.size();) {
     if (stages[i].barrier) {
-      threads_.barrier();
+      threads_.barrier(thread);
       meter.charge(waited_[previous]);
     }
     size_t end = i + 1;
@@ -119,7 +121,7 @@ void Program::execute(Step& step, int thread) {
       while (end < stages.size() && stages[end].by_rows && !stages[end].barrier) ++end;
       run_rows(step, {&stages[i], &stages[0] + end}, thread, meter);
     } else {
-      run_stage(step, stages[i], {all, thread, threads_.count()}, meter);
+      run_stage(step, stages[i], {all, thread, threads_.count(), step.first_turn + i}, meter);
     }
     previous = stages[end - 1].operation.index();
     i = end;
@@ -129,13 +131,13 @@ void Program::execute(Step& step, int thread) {
 // Stages on the thread's own rows; with many rows, on one part after the other, as long as there are any.
 void Program::run_rows(Step& step, std::span<const Stage> stages, int thread, Meter& meter) {
   if (!step.many_rows) {
-    const Part part{share(step.tokens, thread, threads_.count()), 0, 1};
+    const Part part{share(step.tokens, thread, threads_.count()), 0, 1, 0};
     for (const Stage& stage : stages) run_stage(step, stage, part, meter);
     return;
   }
   std::atomic<int64_t>& next = step.next_part[&stages[0] - &many_rows_.stages()[0]];
   for (int64_t p = next++; p < step.parts; p = next++) {
-    const Part part{{p * step.part_rows, std::min((p + 1) * step.part_rows, step.tokens)}, 0, 1};
+    const Part part{{p * step.part_rows, std::min((p + 1) * step.part_rows, step.tokens)}, 0, 1, 0};
     for (const Stage& stage : stages) run_stage(step, stage, part, meter);
   }
 }

@@ -15,6 +15,7 @@ struct Program::Step {
   int64_t part_rows = 0, parts = 0;
   std::unique_ptr<std::atomic<int64_t>[]> next_part = nullptr;  // by the first of the stages that a part passes through
   std::atomic<int64_t> next_sample{0};
+  uint64_t first_turn = 0;  // the number of the step's first stage in Turns
   bool is_redrawn = false;
 };
 

@@ -1,11 +1,14 @@
 #include "threads.h"
 
+#include <sched.h>
+
 namespace legato {
 namespace {
 
-// About 20 microseconds: longer than the imbalance between two threads at a barrier, short enough to leave the
-// processor to others soon when one of our threads has been descheduled.
-constexpr int kSpins = 1000;
+// About 20 microseconds: longer than the imbalance between two threads at a barrier. Then others may have the
+// processor, but for about a millisecond more it is not left to sleep: waking it takes 50 microseconds and more on
+// virtual machines, and a step is often interrupted for less than that, or soon followed by the next.
+constexpr int kSpins = 1000, kYields = 2000;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -15,24 +18,21 @@ inline void pause() {
 #endif
 }
 
-// Returns when value differs from `old`: spins, then sleeps.
-void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    pause();
+// Returns when `value` has reached `target`: spins, gives way, then sleeps.
+void await(const std::atomic<uint32_t>& value, uint32_t target) {
+  const auto reached = [&](uint32_t now) { return static_cast<int32_t>(now - target) >= 0; };
+  for (int i = 0; i < kSpins + kYields; ++i) {
+    if (reached(value.load(std::memory_order_acquire))) return;
+    i < kSpins ? pause() : static_cast<void>(sched_yield());
   }
-  value.wait(old, std::memory_order_acquire);
-}
-
-// Sequentially consistent, so that the store is visible before notify looks for sleepers.
-void change(std::atomic<uint32_t>& value, uint32_t next) {
-  value.store(next, std::memory_order_seq_cst);
-  value.notify_all();
+  for (uint32_t now; !reached(now = value.load(std::memory_order_acquire));) {
+    value.wait(now, std::memory_order_acquire);
+  }
 }
 
 }  // namespace
 
-Threads::Threads(int count) : count_(count) {
+Threads::Threads(int count) : count_(count), places_(count) {
   for (int thread = 1; thread < count; ++thread) {
     workers_.emplace_back([this, thread] { serve(thread); });
   }
@@ -40,7 +40,8 @@ Threads::Threads(int count) : count_(count) {
 
 Threads::~Threads() {
   entry_ = nullptr;
-  change(job_, job_.load(std::memory_order_relaxed) + 1);
+  job_.fetch_add(1);
+  job_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -48,29 +49,29 @@ void Threads::start(Entry entry, const void* context) {
   if (count_ > 1) {
     entry_ = entry;
     context_ = context;
-    change(job_, job_.load(std::memory_order_relaxed) + 1);
+    job_.fetch_add(1);  // sequentially consistent: seen before notify looks for sleepers
+    job_.notify_all();
   }
   entry(context, 0);
-  barrier();
+  barrier(0);
 }
 
 void Threads::serve(int thread) {
   for (uint32_t job = 0;;) {
-    await_change(job_, job++);
+    await(job_, ++job);
     if (entry_ == nullptr) return;
     entry_(context_, thread);
-    barrier();
+    barrier(thread);
   }
 }
 
-void Threads::barrier() {
+void Threads::barrier(int thread) {
   if (count_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);  // cannot change before this thread arrives
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(count_)) {
-    arrived_.store(0, std::memory_order_relaxed);
-    change(phase_, phase + 1);
+  const uint32_t target = places_[thread].target += static_cast<uint32_t>(count_);
+  if (arrived_.fetch_add(1) + 1 == target) {
+    arrived_.notify_all();
   } else {
-    await_change(phase_, phase);
+    await(arrived_, target);
   }
 }
 

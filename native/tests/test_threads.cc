@@ -1,4 +1,5 @@
 // The team of threads: everyone runs, barriers order memory, sizes change nothing. And the plan's barriers.
+#include <atomic>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -27,14 +28,32 @@ void test_barriers(int count, int rounds) {
     threads.run([&](int thread) {
       for (int round = 1; round <= rounds; ++round) {
         cells[static_cast<size_t>(thread) * 16] = round;
-        threads.barrier();
+        threads.barrier(thread);
         const int neighbour = (thread + 1) % count;
         wrong[static_cast<size_t>(thread) * 16] += cells[static_cast<size_t>(neighbour) * 16] != round;
-        threads.barrier();
+        threads.barrier(thread);
       }
     });
   }
   for (const int errors : wrong) check(errors == 0, std::to_string(count) + " threads: a barrier let one through");
+}
+
+// Every piece of every stage is taken once, whether there are barriers between the stages or not.
+void test_turns(int count, bool together) {
+  constexpr uint64_t kStages = 300;
+  Threads threads(count);
+  Turns turns(count);
+  std::vector<std::atomic<int>> taken(kStages * 16);
+  threads.run([&](int thread) {
+    for (uint64_t stage = 0; stage < kStages; ++stage) {
+      if (together) threads.barrier(thread);
+      const int64_t pieces = static_cast<int64_t>(stage % 16);  // fewer than threads, too
+      turns.take(1 + stage, pieces, thread, [&](int64_t piece) { ++taken[stage * 16 + static_cast<uint64_t>(piece)]; });
+    }
+  });
+  int wrong = 0;
+  for (size_t i = 0; i < taken.size(); ++i) wrong += taken[i] != (i % 16 < i / 16 % 16 ? 1 : 0);
+  check(wrong == 0, std::to_string(count) + " threads: a piece was not taken exactly once");
 }
 
 void test_run(int count) {
@@ -99,6 +118,8 @@ int main() {
   for (const int count : {1, 2, 3, 5}) {
     test_barriers(count, count <= 2 ? 2000 : 200);
     test_run(count);
+    test_turns(count, true);
+    test_turns(count, false);
   }
   test_shares();
   test_plan();
