@@ -188,11 +188,18 @@ class ServerConfig:
         "an engine that takes longer for a step is replaced; default: 30, and 10 for each GB of weights",
         unit="seconds",
     )
+    drain_timeout: float = flag(
+        30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
+    )
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        if not self.drain_timeout >= 0:
+            raise ConfigError(
+                f"drain_timeout must be 0 or more, got {self.drain_timeout}", "drain_timeout"
+            )
         if self.step_timeout is not None and not self.step_timeout > 0:
             raise ConfigError(
                 f"step_timeout must be positive, got {self.step_timeout}", "step_timeout"

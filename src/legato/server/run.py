@@ -72,6 +72,7 @@ def _build(
 
     from legato.sampling_params import SeedSource
     from legato.server.app import build_app
+    from legato.server.drain import DrainingServer
     from legato.server.service import Service
 
     service = Service(
@@ -87,7 +88,7 @@ def _build(
         timeout_graceful_shutdown=GRACE,
         lifespan="off",
     )
-    return service, uvicorn.Server(uvicorn_config)
+    return service, DrainingServer(uvicorn_config, service, config.drain_timeout)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -73,6 +73,8 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
     memory: AnswerMemory = field(default_factory=AnswerMemory)
+    is_draining: bool = False
+    num_open: int = 0  # answers that grow
     _has_described: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -82,6 +84,8 @@ class Service:
     @property
     def status(self) -> str:
         """What /health and /ready tell."""
+        if self.is_draining:
+            return "draining"
         return self.engine.state if self.tokenizer is not None else EngineState.LOADING
 
     @property
@@ -102,6 +106,8 @@ class Service:
             )
 
     def check_ready(self) -> None:
+        if self.is_draining:
+            raise NotReadyError("the server is being shut down: ask another one")
         if not self.accepts:
             raise NotReadyError(f"the engine is {self.status}: try again in a moment")
 
@@ -171,6 +177,7 @@ class Service:
     async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
         """Lets the answer grow; yields what each engine step added. Closing it cancels."""
         stopwatch = Stopwatch(self.metrics)
+        self.num_open += 1
         try:
             async with aclosing(self.engine.generate(answer.request)) as steps:
                 async for outputs in steps:
@@ -184,6 +191,7 @@ class Service:
                     if answer.finished:
                         break
         finally:
+            self.num_open -= 1
             stopwatch.end(answer)
 
     async def complete(self, answer: Answer) -> Answer:
