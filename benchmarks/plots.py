@@ -45,6 +45,13 @@ class Line:
     dashed: bool = False
 
 
+@dataclass(frozen=True)
+class Dot:
+    label: str
+    x: float
+    y: float
+
+
 @dataclass
 class Panel:
     """One pair of axes, or one group of bars."""
@@ -53,6 +60,7 @@ class Panel:
     across: str = ""  # what the horizontal axis counts
     bars: list[Bar] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
     log_y: bool = False
 
 
@@ -146,6 +154,49 @@ def _curve(places: list[Point], line: Line) -> list[str]:
     parts = [f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="2"{dash}/>']
     if not line.dashed:
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{ink}"/>' for x, y in places]
+    return parts
+
+
+def write_dots(path: Path, panels: Sequence[Panel]) -> None:
+    """Panels side by side: named dots, the horizontal axis logarithmic."""
+    width, height = 400, 330
+    parts: list[str] = []
+    for index, panel in enumerate(panels):
+        parts += _dots(panel, index * width, width, height)
+    _write(path, len(panels) * width, height, parts)
+
+
+def _dots(panel: Panel, x: float, width: float, height: float) -> list[str]:
+    left, right, top, bottom = x + 48, x + width - 14, 30, height - 40
+    across = _ticks(min(dot.x for dot in panel.dots), max(dot.x for dot in panel.dots), True)
+    across = [
+        tick for tick in across if math.log10(tick) % 1 < 1e-9 or tick in across[:: len(across) - 1]
+    ]
+    up = _ticks(0, max(dot.y for dot in panel.dots), False)
+    low, high = math.log10(across[0]), math.log10(across[-1])
+    parts = [_text(left, 18, panel.title, "title")]
+    for tick in up:
+        at = bottom - tick / up[-1] * (bottom - top)
+        parts.append(_line(left, at, right, at, "grid"))
+        parts.append(_text(left - 5, at + 4, number(tick), "small", "end"))
+    for tick in across:
+        at = left + (math.log10(tick) - low) / (high - low) * (right - left)
+        parts.append(_line(at, bottom, at, bottom + 4, "axis"))
+        parts.append(_text(at, bottom + 15, f"{tick:g}", "small", "middle"))
+    parts.append(_text((left + right) / 2, bottom + 31, panel.across, "small", "middle"))
+    taken: list[float] = []
+    for dot in sorted(panel.dots, key=lambda dot: dot.y):
+        cx = left + (math.log10(dot.x) - low) / (high - low) * (right - left)
+        cy = bottom - dot.y / up[-1] * (bottom - top)
+        parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour(dot.label)}"/>')
+        words = cy + 4
+        while any(abs(words - other) < 11 for other in taken):  # names do not lie on each other
+            words -= 1
+        taken.append(words)
+        end = cx > (left + right) / 2
+        parts.append(
+            _text(cx - 7 if end else cx + 7, words, dot.label, "small", "end" if end else "start")
+        )
     return parts
 
 

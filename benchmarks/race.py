@@ -132,7 +132,7 @@ def main() -> int:
         return 1
     content = {"model": files.path.name, "quality": quality or {}} | race.as_json()
     write_json(arguments.json, content)
-    race_report.publish(Path(arguments.json), Path(arguments.plots))
+    race_report.publish([Path(arguments.json)], Path(arguments.plots))
     return 0
 
 
@@ -147,6 +147,7 @@ def _arguments() -> argparse.Namespace:
     peers = [engine for engine in ENGINES if engine != LEGATO]
     add("--peer", action="append", choices=peers, help="beside this one only; may be repeated")
     add("--alone", action="store_true", help="no peer at all")
+    add("--peers-only", action="store_true", help="without Legato: to be put beside a race of it")
     add("--format", action="append", help="this format only, of whoever has it; may be repeated")
     add("--column", action="append", choices=list(COLUMNS), help="this only; may be repeated")
     add("--no-quality", action="store_true", help="speed alone, without fidelity.py")
@@ -160,12 +161,13 @@ def _chosen(arguments: argparse.Namespace, runners: list[Contestant]) -> list[Co
     chosen = [
         runner
         for runner in runners
-        if (runner.is_ours or runner.engine in peers)
+        if (runner.engine in peers or runner.is_ours)
+        and not (runner.is_ours and arguments.peers_only)
         and (not arguments.format or runner.format in arguments.format)
     ]
     if not chosen:
-        known = ", ".join(dict.fromkeys(runner.format for runner in runners))
-        raise ModelError(f"--format {' '.join(arguments.format)}: there are {known}")
+        known = ", ".join(runner.name for runner in runners)
+        raise ModelError(f"nobody is left to run: there are {known}")
     return chosen
 
 

@@ -5,16 +5,16 @@ python benchmarks/race_report.py bench-results/race.json [plots folder]
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from columns import COLUMNS, Column
 from fidelity import table as quality_table
-from plots import Bar, Panel, write_bars
+from plots import Bar, Dot, Panel, write_bars, write_dots
 
 from legato.bench.report import number
 from legato.bench.rounds import Spread
@@ -22,9 +22,9 @@ from legato.bench.rounds import Spread
 OURS = "Legato"
 
 
-def publish(report: Path, plots: Path) -> None:
-    """Prints the table as markdown, and writes ``race.svg`` into the folder."""
-    content = json.loads(report.read_text(encoding="utf-8"))
+def publish(reports: Sequence[Path], plots: Path) -> None:
+    """Prints the table as markdown, and writes ``race.svg`` and ``quality.svg`` into the folder."""
+    content = merged([json.loads(report.read_text(encoding="utf-8")) for report in reports])
     print(table(content))
     print(verdicts(content))
     if content["quality"]:
@@ -34,7 +34,21 @@ def publish(report: Path, plots: Path) -> None:
     for name, reason in content["absent"].items():
         print(f"not measured: {name}: {reason}")
     write_bars(plots / "race.svg", [_panel(content, column) for column in _columns(content)])
-    print(f"written: {report}, {plots / 'race.svg'}")
+    if content["quality"]:
+        write_dots(plots / "quality.svg", _quality_panels(content))
+    print(f"written: {', '.join(map(str, reports))}, {plots}/*.svg")
+
+
+def merged(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first race with the others' contestants; what the first has stays as it is."""
+    content = races[0]
+    for other in races[1:]:
+        for part in ("figures", "memory_mib", "quality", "absent"):
+            content[part] = content[part] | {
+                name: found for name, found in other[part].items() if name not in content[part]
+            }
+        content["noise"] = [*content["noise"], *other["noise"]]
+    return content
 
 
 def table(content: dict[str, Any]) -> str:
@@ -113,6 +127,20 @@ def _panel(content: dict[str, Any], column: Column) -> Panel:
     return Panel(f"{column.title}: {column.unit}{less}", bars=_ordered(bars, column))
 
 
+def _quality_panels(content: dict[str, Any]) -> list[Panel]:
+    """Speed over divergence: up is faster, left is closer to float32."""
+    panels = []
+    for key in ("decode", "streams"):
+        dots = [
+            Dot(name, quality.get("mean_kl", quality.get("mean_kl_at_least")), found[key]["median"])
+            for name, quality in content["quality"].items()
+            if key in (found := content["figures"].get(name, {}))
+        ]
+        across = "mean KL to float32, nats"
+        panels.append(Panel(f"{COLUMNS[key].title}, {COLUMNS[key].unit}", across, dots=dots))
+    return [panel for panel in panels if panel.dots]
+
+
 def _ordered(bars: Iterable[Bar], column: Column) -> list[Bar]:
     """The best first."""
     return sorted(bars, key=lambda bar: bar.value, reverse=not column.lower_is_better)
@@ -133,4 +161,8 @@ def _spread(spread: Spread, unit: str = "") -> str:
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "bench-results"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path, nargs="+")
+    parser.add_argument("--plots", type=Path, default=Path("bench-results"))
+    options = parser.parse_args()
+    publish(options.report, options.plots)

@@ -117,10 +117,11 @@ def main() -> int:
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    peers = [] if arguments.alone else arguments.peer or ENGINES
+    engines = [] if arguments.alone else [*(arguments.peer or ENGINES)]
+    engines = [e for e in engines if e != LEGATO] + [LEGATO] * (not arguments.peers_only)
     for name in arguments.curve or CURVES:
         found = content["curves"].setdefault(name, {})
-        for runner in _runners(CURVES[name], files.path, [LEGATO, *peers]):
+        for runner in _runners(CURVES[name], files.path, engines):
             say(f"{name}: {runner.name}")
             try:
                 runner.prepare()
@@ -129,7 +130,7 @@ def main() -> int:
                 content["absent"][f"{name}: {runner.name}"] = str(error)
                 say(f"without {runner.name}: {error}")
     write_json(arguments.json, {"model": files.path.name} | content)
-    scaling_report.publish(Path(arguments.json), Path(arguments.plots))
+    scaling_report.publish([Path(arguments.json)], Path(arguments.plots))
     return 0
 
 
@@ -143,6 +144,7 @@ def _arguments() -> argparse.Namespace:
     peers = [engine for engine in ENGINES if engine != LEGATO]
     add("--peer", action="append", choices=peers, help="beside this one only; may be repeated")
     add("--alone", action="store_true", help="no peer at all")
+    add("--peers-only", action="store_true", help="without Legato: to be put beside its curves")
     add("--json", metavar="FILE", default="bench-results/scaling.json")
     add("--plots", metavar="DIR", default="bench-results", help="where the plots go")
     return parser.parse_args()

@@ -5,8 +5,9 @@ python benchmarks/scaling_report.py bench-results/scaling.json [plots folder]
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ VIEWS = (
 )  # fmt: skip
 
 
-def publish(report: Path, plots: Path) -> None:
+def publish(reports: Sequence[Path], plots: Path) -> None:
     """Prints tables and laws as markdown; writes one SVG file for each curve that has a plot."""
-    content = json.loads(report.read_text(encoding="utf-8"))
+    content = merged([json.loads(report.read_text(encoding="utf-8")) for report in reports])
     for name, found in content["curves"].items():
         print(f"\n## {name}\n\n{table(found)}\n")
         views = [view for view in VIEWS if view.curve == name]
@@ -56,7 +57,17 @@ def publish(report: Path, plots: Path) -> None:
             write_lines(plots / f"scaling-{name}.svg", [panel(view, found) for view in views])
     for name, reason in content["absent"].items():
         print(f"not measured: {name}: {reason}")
-    print(f"\nwritten: {report}, {plots}/scaling-*.svg")
+    print(f"\nwritten: {', '.join(map(str, reports))}, {plots}/scaling-*.svg")
+
+
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first with the others' curves; what the first has stays as it is."""
+    content = reports[0]
+    for other in reports[1:]:
+        content["absent"] = other["absent"] | content["absent"]
+        for name, found in other["curves"].items():
+            content["curves"][name] = found | content["curves"].get(name, {})
+    return content
 
 
 def table(found: dict[str, Any]) -> str:
@@ -105,4 +116,8 @@ def _shown(view: View, point: Point) -> Point:
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "bench-results"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path, nargs="+")
+    parser.add_argument("--plots", type=Path, default=Path("bench-results"))
+    options = parser.parse_args()
+    publish(options.report, options.plots)
