@@ -154,3 +154,24 @@ def test_a_ratio_that_grew_by_more_than_a_tenth_is_a_regression() -> None:
     assert kept.regressions({"prefill / arithmetic": 11.1, "decode / memory": 1.0}, stored) == [
         "prefill / arithmetic"
     ]
+
+
+def test_races_are_put_together_and_the_first_one_counts() -> None:
+    first, second = content([10.0], [5.0], "decode"), content([99.0], [99.0], "decode")
+    for race in (first, second):
+        race |= {"quality": {}, "absent": {}, "noise": [0.1]}
+    second["figures"]["llama.cpp Q4_0"] = second["figures"]["vLLM bf16"]
+    both = race_report.merged([first, second])
+    assert both["figures"]["Legato Q4_1"]["decode"]["median"] == 10.0
+    assert both["figures"]["llama.cpp Q4_0"]["decode"]["median"] == 99.0
+
+
+def test_a_dot_that_is_faster_and_closer_lies_above_and_to_the_left(tmp_path: Path) -> None:
+    dots = [plots.Dot("Legato Q4_1", 0.001, 300.0), plots.Dot("vLLM bf16", 0.01, 100.0)]
+    plots.write_dots(tmp_path / "dots.svg", [plots.Panel("decode", "KL", dots=dots)])
+    tree = ElementTree.parse(tmp_path / "dots.svg")
+    slow, fast = (
+        (float(dot.attrib["cx"]), float(dot.attrib["cy"]))
+        for dot in tree.iterfind("{http://www.w3.org/2000/svg}circle")
+    )
+    assert fast[0] < slow[0] and fast[1] < slow[1]
