@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kManyRows = 32;
 // Rows that pass through a layer together: their activations fit into a second-level cache.
 constexpr int64_t kPartRows = 64;
+// Rows that are drawn again in less time than the other threads take to wake.
+constexpr int64_t kRedrawnAlone = 2;
 
 // Clears the flag however the step ends.
 class Running {
@@ -60,9 +62,14 @@ StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
                                   ", not in 0.." + std::to_string(step.logit_rows - 1));
     }
   }
-  threads_.run([&](int thread) {
+  const auto draw_rows = [&](int thread) {
     for (int64_t i = step.next_sample++; i < rows.rows; i = step.next_sample++) draw(step, rows[i], thread);
-  });
+  };
+  if (rows.rows <= kRedrawnAlone) {
+    draw_rows(0);
+  } else {
+    threads_.run(draw_rows);
+  }
   return output;
 }
 

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kSumBlock = 1024;    // values whose weights are added in floats, lane by lane
 constexpr float kGreedyBelow = 1e-5f;  // a lower temperature takes the greatest value
 constexpr float kHidden = -__builtin_inff();
+constexpr int64_t kFew = 1024;  // allowed tokens that are moved together before one is drawn
 
 struct Desk {
   float* values;          // [vocab] logits after bias and penalties
@@ -362,9 +363,33 @@ int32_t pick(const float* x, int64_t vocab, const SampleRow& r, uint32_t attempt
   return draw(vocab, u, desk.sums, [&](int64_t i) { return exp((load_or_hidden(x, i, vocab) - t) * s); });
 }
 
+// The tokens that the mask allows, ascending, if they are kFew at most; else -1.
+int64_t gather_few(const float* logits, int64_t vocab, const uint32_t* mask, float* values, int32_t* ids) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < vocab; i += 32) {
+    uint32_t word = mask[i / 32];
+    if (vocab - i < 32) word &= (1u << (vocab - i)) - 1u;
+    if (count + __builtin_popcount(word) > kFew) return -1;
+    for (; word; word &= word - 1) {
+      ids[count] = (int32_t)i + __builtin_ctz(word);
+      values[count] = logits[ids[count]];
+      ++count;
+    }
+  }
+  return count;
+}
+
 // One draw among the tokens that the mask allows (null: all); -1 if none is left. `top`: the greatest logit.
 int32_t attempt(const float* logits, int64_t vocab, const SampleRow& r, const uint32_t* mask, uint32_t number,
                 float top, const Desk& desk) {
+  if (mask && r.bias_count == 0 && !has_penalty(r)) {
+    const int64_t few = gather_few(logits, vocab, mask, desk.values, desk.counts);
+    if (few >= 0) {
+      const float most = greatest(desk.values, few);
+      const int32_t index = most == most ? pick(desk.values, few, r, number, most, desk) : -1;
+      return index < 0 ? -1 : desk.counts[index];
+    }
+  }
   const float* x = adjust(logits, vocab, r, mask, desk);
   const float adjusted_top = x == logits ? top : greatest(x, vocab);
   return adjusted_top == adjusted_top ? pick(x, vocab, r, number, adjusted_top, desk) : -1;

@@ -6,7 +6,7 @@ The server and ``LLM`` both go this way, which is why their answers are the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,15 +43,39 @@ def keeps_tokens(params: SamplingParams) -> bool:
 
 
 def completion_prompt(
-    tokenizer: Tokenizer, prompt: str | list[int], *, add_special_tokens: bool = True
+    tokenizer: Tokenizer,
+    prompt: str | list[int],
+    *,
+    add_special_tokens: bool = True,
+    seam: int | None = None,
 ) -> Prompt:
-    """A prompt that no chat template touches: text, or token ids as they are."""
+    """A prompt that no chat template touches: text, or token ids as they are.
+
+    ``seam``: where the answer begins that the prompt ends with, in characters of a text (as
+    ``legato render`` has it), in token ids of a list of them. Raises RequestError where it lies
+    outside.
+    """
+    if seam is not None and not 0 <= seam <= len(prompt):
+        raise RequestError(f"seam must be in 0..{len(prompt)}, the prompt's length", "seam")
     if isinstance(prompt, str):
         token_ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        return Prompt(text=prompt, token_ids=token_ids, seam=len(prompt), prefill="")
+        made = Prompt(text=prompt, token_ids=token_ids, seam=len(prompt), prefill="")
+        if seam is None:
+            return made
+        header = tokenizer.encode(prompt[:seam], add_special_tokens=add_special_tokens)
+        return _naming_answer(made, seam, header)
     check_in_vocabulary(prompt, tokenizer.vocab_size, "prompt")
     text = tokenizer.decode(prompt, skip_special_tokens=False)
-    return Prompt(text=text, token_ids=prompt, seam=len(text), prefill="", is_text=False)
+    made = Prompt(text=text, token_ids=prompt, seam=len(text), prefill="", is_text=False)
+    if seam is None:
+        return made
+    before = tokenizer.decode(prompt[:seam], skip_special_tokens=False)
+    return _naming_answer(made, len(before), prompt[:seam])
+
+
+def _naming_answer(prompt: Prompt, seam: int, header_ids: list[int]) -> Prompt:
+    words = prompt.text[seam:]
+    return replace(prompt, seam=seam, prefill=words, header_ids=header_ids, names_answer=True)
 
 
 def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:

@@ -155,15 +155,17 @@ class LLM:
         use_tqdm: bool = True,
         structured_outputs: dict[str, Any] | None = None,
         token_healing: bool = True,
+        seam: int | None = None,
     ) -> list[RequestOutput]:
         """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens.
 
-        ``structured_outputs`` says what they are continued by (``legato.steering``).
+        ``structured_outputs`` says what they are continued by (``legato.steering``), ``seam`` where in
+        each of them the answer begins (``legato.answer.completion_prompt``).
         """
         one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
         several = cast("list[PromptLike]", [prompts] if one else prompts)
         default = self.default_sampling_params(max_tokens=16)
-        made = [completion_prompt(self.tokenizer, prompt) for prompt in several]
+        made = [completion_prompt(self.tokenizer, prompt, seam=seam) for prompt in several]
         steering = Steering(structured_outputs=structured_outputs, token_healing=token_healing)
         return self._run(self._answers(made, params or default, "prompt", steering), use_tqdm)
 
@@ -253,7 +255,14 @@ class LLM:
         stays = keeps_tokens(params)
         memory = None if stays else self._memory
         healing = guidance.token_healing and not stays
-        resumption = resume(prompt, self.tokenizer, memory, "", healing=healing)
+        resumption = resume(
+            prompt,
+            self.tokenizer,
+            memory,
+            "",
+            healing=healing,
+            within_answer=bool(guidance.grammar),
+        )
         request = make_request(
             prompt,
             resumption,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -157,6 +158,72 @@ def test_a_sampled_completion_goes_on_too(server: RunningServer) -> None:
         rest = complete(server, prompt + given, max_tokens=30 - cut, **asked)
         assert given + rest["text"] == whole["text"]
         assert rest["logprobs"]["token_logprobs"] == whole["logprobs"]["token_logprobs"][cut:]
+
+
+PENALISED: dict[str, Any] = {
+    "temperature": 1.0,
+    "seed": 5,
+    "logprobs": 0,
+    "frequency_penalty": 0.8,
+    "presence_penalty": 0.4,
+    "repetition_penalty": 1.3,
+}
+
+
+@pytest.mark.parametrize("is_cold", [False, True], ids=["remembered", "cold"])
+def test_a_completion_that_says_where_its_answer_began_is_penalised_as_one(
+    server: RunningServer, is_cold: bool
+) -> None:
+    """Whether its first request named the seam or not."""
+    prompt = "The old house at the end of the str"
+    whole = complete(server, prompt, max_tokens=30, **PENALISED)
+    named = complete(server, prompt, max_tokens=30, seam=len(prompt), **PENALISED)
+    assert named["text"] == whole["text"] and named["logprobs"] == whole["logprobs"]
+    missed = 0
+    for cut in range(1, len(whole["text"]), 3):
+        given, asked = whole["text"][:cut], dict(PENALISED)
+        if is_cold:
+            asked["cache_salt"] = f"cold {cut}"
+        rest = complete(server, prompt + given, max_tokens=30, seam=len(prompt), **asked)
+        left = whole["text"][cut:]
+        assert rest["text"][: len(left)] == left, cut
+        unsaid = complete(server, prompt + given, max_tokens=30, **asked)
+        missed += unsaid["text"][: len(left)] != left
+    assert missed, "penalties make no difference here"
+
+
+def test_token_ids_have_a_seam_too(server: RunningServer) -> None:
+    asked = PENALISED | {"return_token_ids": True}
+    ids = httpx.post(f"{server.url}/tokenize", json={"prompt": "The old house"}).json()["tokens"]
+    whole = complete(server, ids, max_tokens=20, **asked)
+    for cut in (1, 7, 19):
+        given = ids + whole["token_ids"][:cut]
+        rest = complete(server, given, max_tokens=20 - cut, seam=len(ids), **asked)
+        assert rest["token_ids"] == whole["token_ids"][cut:]
+
+
+def test_a_named_answer_counts_for_min_tokens_stop_strings_and_grammars(
+    server: RunningServer,
+) -> None:
+    prompt, begun = "One, two, three,", " four, fi"
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "seam": len(prompt)}
+    stopped = complete(server, prompt + begun, stop=["five"], **asked)
+    assert stopped["finish_reason"] == "stop" and stopped["text"] == ""
+    number = "[0-9]{3} times"
+    fed = complete(server, "He called 1", guided_regex=number, **asked | {"seam": 10})
+    assert re.fullmatch(number, "1" + fed["text"])
+    broken = httpx.post(
+        f"{server.url}/v1/completions",
+        json={"prompt": "He called you", "guided_regex": number, "seam": 10},
+    )
+    assert broken.status_code == 400 and "character 0" in broken.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("seam", [-1, 8])
+def test_a_seam_outside_the_prompt_is_refused(server: RunningServer, seam: int) -> None:
+    reply = httpx.post(f"{server.url}/v1/completions", json={"prompt": "The sea", "seam": seam})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "seam" and "0..7" in reply.json()["error"]["message"]
 
 
 def test_token_ids_are_taken_as_they_are(server: RunningServer) -> None:

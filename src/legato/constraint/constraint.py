@@ -27,7 +27,7 @@ MAX_DRAFT = 16
 """Tokens; most of a grammar's forced text is shorter."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Rules:
     """For a step's rows: of the next token, and of those after each token of the draft."""
 
@@ -48,6 +48,7 @@ class Constraint:
             self._healing = Healing(table, request.pending, request.draft_token_ids)
         self._thoughts = Thoughts(request.thinking) if request.thinking is not None else None
         self.grammar = grammar
+        self._grammar_alone = Rules([], [], grammar)
 
     @property
     def is_over(self) -> bool:
@@ -89,8 +90,9 @@ class Constraint:
         """``draft``: the beginning of what ``draft()`` gave."""
         rows = len(draft) + 1
         if self._thoughts is None or not self._is_thinking:
-            fits = self._healing.fits()[:rows] if self._healing is not None else []
-            return Rules([], fits, self.grammar)
+            if self._healing is None:
+                return self._grammar_alone
+            return Rules([], self._healing.fits()[:rows], self.grammar)
         if self._healing is not None:
             return Rules([], self._healing.fits()[:rows], None)
         forced = self._thoughts.forced[:rows]

@@ -156,6 +156,7 @@ class Grammar:
         self._vocabulary = vocabulary
         self._source = source
         self._matcher = matcher
+        self._taken: int | None = None  # the token that ``take`` has accepted already
 
     @classmethod
     def compile(cls, source: str, table: TokenTable, field: str | None = None) -> Grammar:
@@ -229,18 +230,36 @@ class Grammar:
         ]
         return f" (possible: {' '.join(allowed)})" if 0 < len(allowed) <= MOST_EXPECTED else ""
 
+    def take(self, token_id: int) -> bool:
+        """Accepts a token if it may follow: one question less than ``would_accept`` and ``accept``.
+
+        Until ``accept`` is told of that token, nothing else may be asked. A second ``take`` changes
+        nothing.
+        """
+        if self._taken is not None:
+            return self._taken == token_id
+        if not self._matcher.try_consume_tokens([token_id]) and not self._ends_with(token_id):
+            return False
+        self._taken = token_id
+        return True
+
     def accept(self, token_id: int) -> None:
         """``token_id`` was chosen. Raises EngineError if it must not follow, or a limit is met."""
-        if not self._matcher.consume_token(token_id):
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            assert taken == token_id, "another token was taken"
+        elif not self._matcher.consume_token(token_id):
             raise EngineError(f"the grammar cannot go on: {self.failure}")
 
     def would_accept(self, token_ids: Sequence[int]) -> int:
         """How many of the tokens may follow, one after the other; one that ends the answer may where
         the text may."""
         count = self._matcher.validate_tokens([*token_ids])
-        if not count and self.is_finished:  # then the matcher refuses the end, too
-            return int(token_ids[0] in self._vocabulary.table.eos_ids)
-        return count
+        return count or int(len(token_ids) > 0 and self._ends_with(token_ids[0]))
+
+    def _ends_with(self, token_id: int) -> bool:
+        """A token ends a text that must end here: the matcher refuses it then."""
+        return self.is_finished and token_id in self._vocabulary.table.eos_ids
 
     def draft(self, most: int) -> list[int]:
         """Up to ``most`` tokens that spell text which must come, probably as the model would."""
@@ -318,7 +337,7 @@ def longest_beginning(mask: U32, table: TokenTable) -> int | None:
     return longest if is_one else None
 
 
-# One thread: waking a second one takes as long as the few masks of a step.
+# Its thread is never woken: that takes as long as a mask, so it is given one job at a time.
 _executor = LLExecutor(1)
 
 
@@ -332,20 +351,16 @@ def fill_masks(
     A row behind a token that must not come allows the end only. Returns the jobs that failed, with
     the reason; their rows allow the end only, too.
     """
-    plain, drafting = [], []
+    address, row_bytes = masks.ctypes.data, masks.strides[0]
     for grammar, row, draft in jobs:
         if row < 0 or row + len(draft) >= len(masks):
             raise ValueError(f"a job has rows {row} to {row + len(draft)}, there are {len(masks)}")
         if draft:
             masks[row : row + len(draft) + 1] = grammar._vocabulary.end_mask
-            drafting.append((grammar._matcher, row, [*draft]))
+            job = (grammar._matcher, row, [*draft])
+            _executor.unsafe_compute_mask_ptr_with_draft_token([job], address, row_bytes, len(masks))
         else:
-            plain.append((grammar._matcher, row))
-    where = masks.ctypes.data, masks.strides[0], len(masks)
-    if plain:
-        _executor.unsafe_compute_mask_ptr(plain, *where)
-    if drafting:
-        _executor.unsafe_compute_mask_ptr_with_draft_token(drafting, *where)
+            grammar._matcher.unsafe_compute_mask_ptr(address + row * row_bytes, row_bytes)
     failed = []
     for index, (grammar, row, draft) in enumerate(jobs):
         if (failure := grammar.failure) is not None:

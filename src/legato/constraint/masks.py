@@ -36,6 +36,8 @@ class MaskPlan:
             self.ruled.append(
                 Ruled(rules, len(self.index) + rules.first_ruled, draft[rules.first_ruled :], among)
             )
+        if not draft and not rules.forced and not rules.fits:
+            return self.add_hard(among)
         for number in range(len(draft) + 1):
             if number < len(rules.forced):
                 self.add_free()

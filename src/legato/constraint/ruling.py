@@ -8,6 +8,7 @@ a mask, and only if its token must not follow is the mask made and the row drawn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Ruled(NamedTuple):
         """``tokens``: of all logit rows. Behind one that is not the drafted one, none counts."""
         if not self.draft and self.rules.beside is None:
             token = tokens[self.row]
-            return None if token < 0 or self.grammar.would_accept((token,)) else Refusal(self, [])
+            return None if token < 0 or self.grammar.take(token) else Refusal(self, [])
         chosen: list[int] = []
         for ahead, token in enumerate(tokens[self.row : self.row + len(self.draft) + 1]):
             chosen.append(token)
@@ -117,20 +118,30 @@ def _draw_again(
 ) -> dict[Grammar, str]:
     sampling = batch.sampling
     rows = np.array([one.row for one in refusals], np.int32)
-    ends = np.cumsum([len(one.before) + 1 for one in refusals])
-    room = np.zeros((int(ends[-1]), sampling.masks.shape[1]), np.uint32)
-    starts = [int(end) - len(one.before) - 1 for one, end in zip(refusals, ends, strict=True)]
-    jobs = [
-        (one.ruled.grammar, start, one.before) for one, start in zip(refusals, starts, strict=True)
-    ]
-    failed = {jobs[job][0]: reason for job, reason in fill_masks(jobs, room)}
-    sampling.masks = np.empty((len(rows), room.shape[1]), np.uint32)
-    for index, (one, end) in enumerate(zip(refusals, ends, strict=True)):
-        sampling.masks[index] = one.ruled.choice(room[end - 1], one.before)
+    masks, failed = _masks(refusals, sampling.masks.shape[1])
+    sampling.masks = masks
     sampling.mask_index = np.full(len(sampling.forced), -1, np.int32)
     sampling.mask_index[rows] = np.arange(len(rows), dtype=np.int32)
     sampling.fallback_index = sampling.mask_index  # the first draw is known
     again = redraw(batch, rows)
-    for name in ("token_ids", "logprobs", "ranks", "top_ids", "top_logprobs"):
-        getattr(result, name)[rows] = getattr(again, name)[rows]
+    result.token_ids[rows] = again.token_ids[rows]
+    if sampling.num_logprobs.max() >= 0:
+        for name in ("logprobs", "ranks", "top_ids", "top_logprobs"):
+            getattr(result, name)[rows] = getattr(again, name)[rows]
     return failed
+
+
+def _masks(refusals: list[Refusal], words: int) -> tuple[U32, dict[Grammar, str]]:
+    """What each refused row may choose from [R, words]; the grammars that failed, with the reason."""
+    ends = [*accumulate(len(one.before) + 1 for one in refusals)]
+    room = np.empty((ends[-1], words), np.uint32)
+    jobs = [
+        (one.ruled.grammar, end - len(one.before) - 1, one.before)
+        for one, end in zip(refusals, ends, strict=True)
+    ]
+    failed = {jobs[job][0]: reason for job, reason in fill_masks(jobs, room)}
+    # Without drafts the masks lie where they are wanted.
+    masks = room if len(ends) == len(room) else np.empty((len(ends), words), np.uint32)
+    for index, (one, end) in enumerate(zip(refusals, ends, strict=True)):
+        masks[index] = one.ruled.choice(room[end - 1], one.before)
+    return masks, failed

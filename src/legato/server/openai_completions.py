@@ -25,6 +25,7 @@ from legato.server.service import Service, new_id, off_loop
 from legato.server.sse import EventStream, unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import usage
+from legato.text.continuation import Prompt
 
 router = Routes("generation")
 
@@ -35,11 +36,15 @@ MAX_PROMPTS = 1024
 
 
 class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
-    """``prompt`` is a text, a list of texts, a list of token ids, or a list of such lists."""
+    """``prompt`` is a text, a list of texts, a list of token ids, or a list of such lists.
+
+    ``seam``: where the answer begins that the prompt ends with.
+    """
 
     prompt: str | list[str | int | list[int]]
     logprobs: int | None = None
     add_special_tokens: bool = True
+    seam: int | None = None
 
     @property
     def generates(self) -> bool:
@@ -86,21 +91,35 @@ async def completions(http: Request, service: Service) -> Response:
     request = parse(body, CompletionRequest)
     service.check_model(request.model)
     request.check_streaming()
-    grammar = await grammar_of(request, None, service)
-    answers = await off_loop(size, lambda: _answers(request, service, grammar))
+    prompts = await off_loop(size, lambda: _prompts(request, service))
+    grammar = await grammar_of(request, prompts[0] if request.seam is not None else None, service)
+    answers = await off_loop(size, lambda: _answers(request, prompts, service, grammar))
     if request.stream:
         return EventStream(CompletionStream(request, answers, service).events())
     await unless_disconnected(http, _complete(answers, service))
     return json_response(_whole(request, answers, service))
 
 
-def _answers(request: CompletionRequest, service: Service, grammar: str) -> list[Answer]:
+def _prompts(request: CompletionRequest, service: Service) -> list[Prompt]:
+    prompts = prompts_of(request)
+    if request.seam is not None and len(prompts) > 1:
+        raise RequestError(f"seam is of one prompt, but there are {len(prompts)}", "seam")
+    return [
+        completion_prompt(
+            service.text,
+            prompt,
+            add_special_tokens=request.add_special_tokens,
+            seam=request.seam,
+        )
+        for prompt in prompts
+    ]
+
+
+def _answers(
+    request: CompletionRequest, prompts: list[Prompt], service: Service, grammar: str
+) -> list[Answer]:
     params = sampling_params(request, service.engine.info.default_sampling)
     request_id = new_id("cmpl", request.request_id)
-    prompts = [
-        completion_prompt(service.text, prompt, add_special_tokens=request.add_special_tokens)
-        for prompt in prompts_of(request)
-    ]
     return [
         service.answer(
             prompt,

@@ -131,6 +131,7 @@ class Service:
             None if stays else self.memory,
             salt,
             healing=guidance.token_healing and not stays,
+            within_answer=bool(guidance.grammar),
         )
         request = make_request(
             prompt,

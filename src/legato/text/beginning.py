@@ -31,7 +31,7 @@ class Beginning(NamedTuple):
 
     @classmethod
     def of(cls, prompt: Prompt, resumption: Resumption) -> Beginning:
-        ids = resumption.prompt_token_ids
+        ids = resumption.prompt_token_ids + resumption.output_token_ids
         alike = zip(ids, prompt.token_ids, strict=False)
         known = next((at for at, (one, other) in enumerate(alike) if one != other), len(ids))
         known = max(0, min(known, len(ids) - _OWN))

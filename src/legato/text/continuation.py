@@ -31,7 +31,8 @@ class Prompt:
 
     ``token_ids`` are those of the whole text. The model that wrote the answer saw a header and then its
     own words, which may be other ids at the border: where a chat's answer is continued,
-    ``header_ids`` and ``words_ids`` are those of ``text[:answer_start]`` and of the rest.
+    ``header_ids`` and ``words_ids`` are those of ``text[:answer_start]`` and of the rest. Of a raw
+    prompt that names its answer, ``header_ids`` are those before the answer.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Prompt:
     reasoning: str = ""  # reasoning the client wrote, closed before ``seam``
     template: ChatTemplate | None = None  # that made it; None: no template did
     is_text: bool = True  # False: the client gave token ids
+    names_answer: bool = False  # a raw prompt whose client said that its answer begins at ``seam``
     answer_start: int = -1  # character offset where the model's own words begin; -1: ``seam``
     header_ids: list[int] = dataclasses.field(default_factory=list)  # as the model saw them
     words_ids: list[int] = dataclasses.field(default_factory=list)  # of what it would have written

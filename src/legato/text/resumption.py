@@ -13,10 +13,11 @@ Where the server remembers the answer (``legato.text.recall``), its very tokens 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from legato.text.continuation import Prompt
+from legato.text.quoting import Quotes
 from legato.text.trace import word_start
 from legato.text.vocabulary import Tokenizer
 
@@ -54,22 +55,57 @@ def resume(
     salt: str,
     *,
     healing: bool,
+    within_answer: bool = False,
 ) -> Resumption:
     """Split a prompt into what is kept and what is spelled again.
 
     Without ``healing`` nothing is spelled again, and ``memory`` helps only where the words end with a
-    token of the remembered answer.
+    token of the remembered answer. ``within_answer``: of a raw prompt too, nothing before the answer
+    is spelled again, since a grammar begins there.
     """
     if not (prompt.is_text and prompt.continues):
-        return Resumption(prompt.token_ids, [], b"", [])
+        header = prompt.header_ids if prompt.names_answer else prompt.token_ids
+        return Resumption(header, prompt.token_ids[len(header) :], b"", [])
+    if not prompt.names_answer:
+        return _resumed(prompt, tokenizer, memory, salt, healing, 1)
+    header = prompt.header_ids
+    if not within_answer:
+        whole = _resumed(prompt, tokenizer, memory, salt, healing, 1)
+        kept = _kept(header, tokenizer, 1) if healing and header else len(header)
+        return _parted(whole, header[:kept], tokenizer)
+    # Only where a token begins with the answer.
+    floor = _crossing(header, prompt.token_ids, tokenizer)
+    if _spelling(prompt.token_ids[:floor], tokenizer) != _spelling(header, tokenizer):
+        words = tokenizer.encode_words(prompt.prefill, 0, Quotes(None, []))
+        prompt, floor = replace(prompt, token_ids=header + words), len(header)
+    whole = _resumed(prompt, tokenizer, None, salt, healing, floor)
+    return _parted(whole, header, tokenizer)
+
+
+def _parted(whole: Resumption, header: list[int], tokenizer: Tokenizer) -> Resumption:
+    """With the tokens behind the header as the answer's."""
+    ids = whole.prompt_token_ids
+    start = len(header) if ids[: len(header)] == header else _crossing(header, ids, tokenizer)
+    return replace(whole, prompt_token_ids=ids[:start], output_token_ids=ids[start:])
+
+
+def _resumed(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    memory: AnswerMemory | None,
+    salt: str,
+    healing: bool,
+    floor: int,
+) -> Resumption:
+    """``floor``: so many tokens of a raw prompt are kept in any case."""
     recalled = memory.recall(salt, prompt, tokenizer) if memory is not None else None
     if recalled is not None and (healing or recalled.is_whole):
         return _recalled(prompt, recalled, tokenizer)
     if prompt.is_completion:
-        kept = _kept(prompt.token_ids, tokenizer, 1) if healing else len(prompt.token_ids)
+        kept = _kept(prompt.token_ids, tokenizer, floor) if healing else len(prompt.token_ids)
         return _split(prompt.token_ids[:kept], [], prompt.token_ids[kept:], tokenizer)
     if not healing:
-        start = _crossing(prompt, tokenizer)
+        start = _crossing(prompt.header_ids, prompt.token_ids, tokenizer)
         return Resumption(
             prompt.token_ids[:start], prompt.token_ids[start:], b"", [], is_unhealed=True
         )
@@ -99,14 +135,14 @@ def _spelling(ids: list[int], tokenizer: Tokenizer) -> bytes:
     return b"".join(map(tokenizer.token_bytes, ids))
 
 
-def _crossing(prompt: Prompt, tokenizer: Tokenizer) -> int:
-    """Index of the first token that reaches beyond the header."""
-    left = len(_spelling(prompt.header_ids, tokenizer))
-    for index, id in enumerate(prompt.token_ids):
+def _crossing(header: list[int], ids: list[int], tokenizer: Tokenizer) -> int:
+    """Index of the first of ``ids`` that reaches beyond the header."""
+    left = len(_spelling(header, tokenizer))
+    for index, id in enumerate(ids):
         left -= len(tokenizer.token_bytes(id))
         if left < 0:
             return index
-    return len(prompt.token_ids)
+    return len(ids)
 
 
 def _floor(prompt: Prompt, tokenizer: Tokenizer) -> int:

@@ -235,6 +235,31 @@ class TestFloors:
             resumption.pending.decode()  # whole characters
 
 
+class TestNamedAnswers:
+    """The seam of a raw prompt says which tokens are the answer's, and changes none."""
+
+    @pytest.mark.parametrize("cut", range(4, 40))
+    def test_only_the_count_changes(self, tokenizer: Tokenizer, cut: int) -> None:
+        text = "Look: the three primary colours are red."
+        plain = healed(tokenizer, completion_prompt(tokenizer, text))
+        named = healed(tokenizer, completion_prompt(tokenizer, text, seam=cut))
+        assert named.prompt_token_ids + named.output_token_ids == plain.prompt_token_ids
+        assert (named.pending, named.draft) == (plain.pending, plain.draft)
+        header = healed(tokenizer, completion_prompt(tokenizer, text[:cut]))
+        assert spelling(tokenizer, header.prompt_token_ids).startswith(
+            spelling(tokenizer, named.prompt_token_ids)
+        )
+
+    def test_a_grammar_begins_with_the_answer(self, tokenizer: Tokenizer) -> None:
+        text = "Look: the three primary colours are red."
+        for cut in range(7, 40):
+            prompt = completion_prompt(tokenizer, text, seam=cut)
+            found = resume(prompt, tokenizer, None, "", healing=True, within_answer=True)
+            answer = spelling(tokenizer, found.output_token_ids) + found.pending
+            assert answer == text[cut:].encode()
+            assert spelling(tokenizer, found.prompt_token_ids).endswith(text[:cut].encode())
+
+
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30) | st.lists(
     st.sampled_from(
         [*corpus.TEXTS, " ", "\n", "  ", "\r\n", "<|im_end|>", "<think>", "é", "👩‍👩‍👧", "x"]
