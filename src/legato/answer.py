@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from legato.constraint.spellings import Spellings
-from legato.errors import ContextLengthError, EngineError, RequestError
+from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
 from legato.request import (
     NO_GUIDANCE,
     FinishReason,
@@ -271,12 +271,13 @@ class Answer:
     def push(self, outputs: list[Output]) -> list[Piece]:
         """The text of one step's outputs; those of a choice that a stop string ended are dropped.
 
-        Raises EngineError if the engine reports that it failed.
+        Raises EngineError if the engine reports that it failed, RequestError if that is the
+        request's own fault.
         """
         pieces = []
         for output in outputs:
             if output.error is not None or output.finish_reason is FinishReason.ERROR:
-                raise EngineError(output.error or "the engine failed")
+                raise failure(output)
             self._note_once(output)
             choice = self.choices[output.index]
             if choice.finish_reason is None:
@@ -356,6 +357,12 @@ class Answer:
         token = output.stop_token_id
         asked_for = token in self.request.params.stop_token_ids
         return token if asked_for or token not in self.request.eos_token_ids else None
+
+
+def failure(output: Output) -> LegatoError:
+    """Why the choice of ``output`` ended."""
+    said = output.error or "the engine failed"
+    return EngineError(said) if output.error_field is None else RequestError(said, output.error_field)
 
 
 def _given_ids(request: Request, tokenizer: Tokenizer) -> list[int]:

@@ -211,7 +211,7 @@ class Engine:
                     outputs.append(self._fail(sequence, refusal))
                 row += len(part.draft) + 1
 
-    def _fault(self, part: Part, tokens: list[int]) -> EngineError | None:
+    def _fault(self, part: Part, tokens: list[int]) -> LegatoError | None:
         """Why a part's tokens cannot be used. Behind a token that is not the drafted one, the rest
         means nothing."""
         constraint = part.sequence.constraint
@@ -220,7 +220,7 @@ class Engine:
                 f"the grammar went wrong: {self._runner.failed_grammars[constraint.grammar]}"
             )
         if not part.draft:
-            return EngineError(NO_TOKEN) if min(tokens, default=0) < 0 else None
+            return _no_token(part.sequence) if min(tokens, default=0) < 0 else None
         drafted = tokens[part.num_forced :]
         right = sum(
             1
@@ -229,7 +229,7 @@ class Engine:
             )
         )
         if any(token < 0 for token in tokens[: part.num_forced + right + part.samples]):
-            return EngineError(NO_TOKEN)
+            return _no_token(part.sequence)
         return None
 
     def _extend(self, part: Part, tokens: list[int], result: StepResult, row: int) -> Output:
@@ -268,6 +268,8 @@ class Engine:
     def _fail(self, sequence: Sequence, error: Exception) -> Output:
         output = self._end(sequence, FinishReason.ERROR)
         output.error = f"{type(error).__name__}: {error}"
+        if isinstance(error, RequestError):
+            output.error, output.error_field = str(error), error.field
         return output
 
     def _arrive(self) -> list[Output]:
@@ -314,3 +316,10 @@ class Engine:
         self._stats.step_seconds += seconds
         self._stats.last_step_seconds = seconds
         self._stats.last_step_tokens = sum(part.num_tokens for part in parts)
+
+
+def _no_token(sequence: Sequence) -> LegatoError:
+    if sequence.is_masked and sequence.constraint is not None:
+        field = "allowed_token_ids"
+        return RequestError(f"{field} has none of the tokens that the grammar allows here", field)
+    return EngineError(NO_TOKEN)

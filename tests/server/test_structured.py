@@ -305,6 +305,31 @@ def test_responses(client: openai.OpenAI) -> None:
     assert caught.value.param == "text.format"
 
 
+def test_allowed_tokens_that_the_grammar_forbids(server: RunningServer) -> None:
+    """At once, and in the middle of an answer that has begun well."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+    ids = {
+        text: server.http.post("/tokenize", json={"prompt": text}).json()["tokens"][0]
+        for text in ("a", "b", "c")
+    }
+    for pattern, allowed in (("[ab]+", "c"), ("aac", "a")):
+        with pytest.raises(openai.BadRequestError, match="grammar allows here") as caught:
+            client.completions.create(
+                model="smollm2",
+                prompt="Letters: ",
+                max_tokens=6,
+                extra_body={"guided_regex": pattern, "allowed_token_ids": [ids[allowed]]},
+            )
+        assert caught.value.param == "allowed_token_ids"
+    kept = client.completions.create(
+        model="smollm2",
+        prompt="Letters: ",
+        max_tokens=6,
+        extra_body={"guided_regex": "[ab]{3}", "allowed_token_ids": [ids["a"], ids["c"]]},
+    )
+    assert kept.choices[0].text == "aaa"
+
+
 def test_anthropic(server: RunningServer) -> None:
     claude = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60)
     given = {"type": "json_schema", "schema": SCHEMA}
