@@ -103,7 +103,7 @@ def settle(
         refusals = [found for one in ruled if (found := one.refusal(tokens)) is not None]
         for one in refusals:
             if one.row in drawn:
-                failed[one.ruled.grammar] = "it refuses a token that it has allowed"
+                failed.setdefault(one.ruled.grammar, "it refuses a token that it has allowed")
         refusals = [one for one in refusals if one.ruled.grammar not in failed]
         if not refusals:
             break
