@@ -133,3 +133,4 @@ def join(first: Output, second: Output) -> None:
     first.finish_reason = second.finish_reason
     first.stop_token_id = second.stop_token_id
     first.error = second.error
+    first.error_field = second.error_field
