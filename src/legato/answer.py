@@ -362,7 +362,9 @@ class Answer:
 def failure(output: Output) -> LegatoError:
     """Why the choice of ``output`` ended."""
     said = output.error or "the engine failed"
-    return EngineError(said) if output.error_field is None else RequestError(said, output.error_field)
+    return (
+        EngineError(said) if output.error_field is None else RequestError(said, output.error_field)
+    )
 
 
 def _given_ids(request: Request, tokenizer: Tokenizer) -> list[int]:

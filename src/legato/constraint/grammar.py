@@ -358,7 +358,9 @@ def fill_masks(
         if draft:
             masks[row : row + len(draft) + 1] = grammar._vocabulary.end_mask
             job = (grammar._matcher, row, [*draft])
-            _executor.unsafe_compute_mask_ptr_with_draft_token([job], address, row_bytes, len(masks))
+            _executor.unsafe_compute_mask_ptr_with_draft_token(
+                [job], address, row_bytes, len(masks)
+            )
         else:
             grammar._matcher.unsafe_compute_mask_ptr(address + row * row_bytes, row_bytes)
     failed = []
