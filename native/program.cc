@@ -113,6 +113,25 @@ int Program::matrix(const std::string& format_name, const std::vector<MatrixPart
   return static_cast<int>(matrices_.size()) - 1;
 }
 
+int Program::packed_matrix(std::shared_ptr<const PackedWeights> weights, const std::string& format_name, int64_t rows,
+                           int64_t columns, int64_t offset) {
+  const Format format = parse_format(format_name);
+  in_range("rows", rows, 1, kMostRows);
+  in_range("columns", columns, 1, kMostRows);
+  if (source_row_bytes(format, columns) < 0) refuse("columns", "not a multiple of the block of " + format_name);
+  const int64_t tile_bytes = packed_tile_bytes(format, columns), bytes = (rows + kLanes - 1) / kLanes * tile_bytes;
+  if (offset < 0 || offset % 64 != 0 || bytes > weights->size() - offset) refuse("offset", std::to_string(offset));
+  matrices_.push_back({format, rows, columns, weights->data() + offset, tile_bytes});
+  weight_bytes_ += bytes;
+  if (packed_weights_.empty() || packed_weights_.back() != weights) packed_weights_.push_back(std::move(weights));
+  return static_cast<int>(matrices_.size()) - 1;
+}
+
+std::span<const uint8_t> Program::packed(int index) const {
+  const Matrix& matrix = matrix_at("matrix", index);
+  return {matrix.data, static_cast<size_t>((matrix.rows + kLanes - 1) / kLanes * matrix.tile_bytes)};
+}
+
 int Program::rope_table(int inverse_frequencies, float scale) {
   if (inverse_frequencies < 0 || inverse_frequencies >= static_cast<int>(vectors_.size())) {
     refuse("inverse_frequencies", "no vector " + std::to_string(inverse_frequencies));

@@ -16,6 +16,7 @@
 #include "batch.h"
 #include "include/kernels.h"
 #include "memory.h"
+#include "packed_weights.h"
 #include "plan.h"
 #include "threads.h"
 
@@ -66,6 +67,10 @@ class Program {
   int buffer(int64_t width);
   int vector(const float* values, int64_t count);
   int matrix(const std::string& format, const std::vector<MatrixPart>& parts);
+  // A matrix that an earlier program of the same build packed: its bytes lie at `offset` of `weights`.
+  int packed_matrix(std::shared_ptr<const PackedWeights> weights, const std::string& format, int64_t rows,
+                    int64_t columns, int64_t offset);
+  std::span<const uint8_t> packed(int matrix) const;  // what packed_matrix takes
   int rope_table(int inverse_frequencies, float scale);
   void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
   int64_t weight_bytes() const { return weight_bytes_; }
@@ -170,6 +175,7 @@ class Program {
   std::vector<Buffer> buffers_;
   std::vector<std::vector<float>> vectors_;
   Arena weights_;
+  std::vector<std::shared_ptr<const PackedWeights>> packed_weights_;  // what matrices lie in, besides weights_
   int64_t weight_bytes_ = 0;
   std::vector<Matrix> matrices_;
   std::vector<RopeTable> rope_tables_;

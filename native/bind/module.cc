@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -151,6 +152,33 @@ int add_matrix_parts(Program& program,
   return program.matrix(std::get<0>(parts[0]), views);
 }
 
+// Read-only, without a copy; `owner` lives as long as the array.
+nb::object view_of(const uint8_t* data, size_t bytes, nb::handle owner) {
+  return nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(data, {bytes}, owner));
+}
+
+nb::object packed(nb::handle program, int matrix) {
+  const std::span<const uint8_t> bytes = nb::cast<const Program&>(program).packed(matrix);
+  return view_of(bytes.data(), bytes.size(), program);
+}
+
+uint64_t checksum_of(nb::handle data) {
+  const Bytes bytes("data", data);
+  nb::gil_scoped_release release;
+  return checksum(bytes.data(), bytes.size());
+}
+
+void bind_packed(nb::module_& m) {
+  m.def("checksum", &checksum_of, "data"_a);
+  nb::class_<PackedWeights>(m, "PackedWeights")
+      .def(nb::init<const std::string&, int64_t, int64_t, int>(), "path"_a, "offset"_a, "bytes"_a, "threads"_a,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("view", [](nb::handle self) {
+        const PackedWeights& weights = nb::cast<const PackedWeights&>(self);
+        return view_of(weights.data(), static_cast<size_t>(weights.size()), self);
+      });
+}
+
 int add_vector(Program& program, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> values) {
   return program.vector(values.data(), static_cast<int64_t>(values.shape(0)));
 }
@@ -176,6 +204,8 @@ void bind_data(nb::class_<Program>& program) {
       .def("vector", &add_vector, "values"_a)
       .def("matrix", &add_matrix, "format"_a, "rows"_a, "columns"_a, "data"_a)
       .def("matrix_concat", &add_matrix_parts, "parts"_a)
+      .def("packed_matrix", &Program::packed_matrix, "weights"_a, "format"_a, "rows"_a, "columns"_a, "offset"_a)
+      .def("packed", &packed, "matrix"_a)
       .def("rope_table", &Program::rope_table, "inverse_frequencies"_a, "scale"_a)
       .def("kv_cache", &Program::kv_cache, nb::kw_only(), "layers"_a, "blocks"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a)
       .def("weight_bytes", &Program::weight_bytes)
@@ -223,6 +253,7 @@ NB_MODULE(_native, m) {
   for (const std::string& name : format_names()) formats.append(nb::cast(name));
   m.attr("FORMATS") = nb::tuple(formats);
   m.def("supported_isas", &supported_isas);
+  bind_packed(m);
   nb::class_<Program> program(m, "Program");
   bind_data(program);
   bind_operators(program);

@@ -18,6 +18,16 @@ FORMATS: tuple[str, ...]
 def supported_isas() -> list[str]:
     """Instruction sets this CPU has, worst first, of: scalar avx2 avx512 avx512_vnni avx512_bf16."""
 
+def checksum(data: Any) -> int:
+    """64 bits of a C-contiguous buffer's bytes: against damage, not against adversaries."""
+
+class PackedWeights:
+    """A part of a file, in memory of large pages. RuntimeError if the file does not have it."""
+
+    def __init__(self, path: str, offset: int, bytes: int, threads: int) -> None: ...
+    def view(self) -> NDArray[np.uint8]:
+        """All of it, read-only."""
+
 class Program:
     def __init__(self, *, isa: str, threads: int, max_tokens: int, max_logit_rows: int) -> None:
         """``isa`` must be in ``supported_isas()``. ``max_tokens``: most rows T of a batch."""
@@ -35,6 +45,13 @@ class Program:
         ``columns`` must be a multiple of the format's block (1, 32 or 256). Any ``rows`` (padded inside)."""
     def matrix_concat(self, parts: list[tuple[str, int, int, Any]]) -> int:
         """Stacks parts of ONE format along the rows (e.g. q, k, v) into one matrix."""
+    def packed_matrix(
+        self, weights: PackedWeights, format: str, rows: int, columns: int, offset: int
+    ) -> int:
+        """A matrix that lies packed at ``offset`` (a multiple of 64) of ``weights``, which it keeps.
+        Its bytes are what ``packed`` gave for the same matrix, in a program of the same build."""
+    def packed(self, matrix: int) -> NDArray[np.uint8]:
+        """The packed bytes of a matrix, read-only."""
     def rope_table(self, inverse_frequencies: int, scale: float) -> int:
         """cos/sin of position * inverse_frequency, times ``scale``; made once a step for its rows.
         ``inverse_frequencies``: a vector of rotary_dim / 2."""

@@ -116,6 +116,12 @@ class EngineConfig:
     kv_cache_dtype: str = flag("auto", "storage of keys and values", choices=KV_CACHE_DTYPES)
     enable_prefix_caching: bool = flag(True, "reuse the KV of equal prefixes")
     quantization: str = flag("none", "quantise 16/32-bit weights on loading", choices=QUANTIZATIONS)
+    load_cache: str = flag(
+        "auto",
+        "keep what loading computes for the next start: auto (beside the model, or in the cache "
+        "directory), off, or a folder",
+        unit="auto|off|DIR",
+    )
     threads: int | None = flag(None, "compute threads; default: the processors available")
     isa: str | None = flag(None, "force an instruction set (default: LEGATO_ISA, or the best)")
     seed: int = flag(0, "seed for requests that give none; -1 draws one from the system")

@@ -15,6 +15,7 @@ from legato.models.registry import read_spec
 from legato.models.spec import ModelSpec
 from legato.weights import checkpoint as checkpoints
 from legato.weights import hub
+from legato.weights.packed_file import packed_file
 from legato.weights.quantize import weight_bytes
 from legato.weights.tensor import Checkpoint
 
@@ -50,7 +51,16 @@ def load(config: EngineConfig) -> LoadedModel:
     context = context_length(config, spec)
     need_memory(config, files.name, checkpoint)
     program = new_program(config)
-    lower(spec, checkpoint, program, config.quantization)
+    kept = packed_file(
+        config.load_cache,
+        files.path,
+        checkpoint,
+        config.quantization,
+        program.isa,
+        program.threads,
+    )
+    lower(spec, checkpoint, program, config.quantization, kept)
+    kept.save(program)
     plan = plan_kv(config, spec, context)
     first = spec.attentions[0]
     program.kv_cache(

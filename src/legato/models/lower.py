@@ -28,27 +28,41 @@ from legato.weights.tensor import Checkpoint, Tensor
 
 if TYPE_CHECKING:
     from legato import _native as native
+    from legato.weights.packed_file import PackedFile
 
 NO_BIAS = -1
 
 
 def lower(
-    spec: ModelSpec, checkpoint: Checkpoint, program: native.Program, quantization: str = "none"
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    program: native.Program,
+    quantization: str = "none",
+    kept: PackedFile | None = None,
 ) -> None:
-    """Adds the operators of ``spec`` to an empty program. Raises ``ModelError`` naming the tensor."""
-    Lowering(spec, checkpoint, program, quantization).run()
+    """Adds the operators of ``spec`` to an empty program. Raises ``ModelError`` naming the tensor.
+
+    ``kept``: matrices that need not be packed again, and where those that are packed are noted.
+    """
+    Lowering(spec, checkpoint, program, quantization, kept).run()
 
 
 class Lowering:
     """One pass over the spec. Buffers and rope tables are made when first asked for, then shared."""
 
     def __init__(
-        self, spec: ModelSpec, checkpoint: Checkpoint, program: native.Program, quantization: str
+        self,
+        spec: ModelSpec,
+        checkpoint: Checkpoint,
+        program: native.Program,
+        quantization: str,
+        kept: PackedFile | None = None,
     ) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.program = program
         self.quantization = quantization
+        self.kept = kept
         self.used: set[str] = set()
         self.buffers: dict[tuple[str, int], int] = {}
         self.tables: dict[Rope, int] = {}
@@ -154,6 +168,20 @@ class Lowering:
 
     def pack(self, sources: list[Tensor], *, table: bool) -> int:
         """One matrix of the stacked sources, quantised if that was asked for."""
+        first = sources[0]
+        name = " ".join(source.name for source in sources)
+        format = target_format(first, self.quantization, table=table)
+        rows, columns = sum(source.shape[0] for source in sources), first.shape[1]
+        if self.kept is not None:
+            found = self.kept.matrix(self.program, name, format, rows, columns)
+            if found is not None:
+                return found
+        index = self.pack_anew(sources, table=table)
+        if self.kept is not None:
+            self.kept.packed(name, index, format, rows, columns)
+        return index
+
+    def pack_anew(self, sources: list[Tensor], *, table: bool) -> int:
         parts: list[tuple[str, int, int, Any]] = []
         for source in sources:
             ready = quantize(source, target_format(source, self.quantization, table=table))

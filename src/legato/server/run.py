@@ -21,6 +21,7 @@ import uvloop
 
 from legato.config import EngineConfig, ServerConfig
 from legato.errors import ConfigError
+from legato.gguf_file import read_metadata
 from legato.server.bridge import EngineClient
 from legato.weights import hub
 from legato.weights.files import ModelFiles
@@ -50,7 +51,7 @@ async def _serve(
 ) -> None:
     engine = EngineClient(engine_config, step_timeout=config.step_timeout)
     building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
-    loading = asyncio.create_task(_load(building, engine, engine_config.model, listener, say))
+    loading = asyncio.create_task(_load(building, engine, engine_config, listener, say))
     try:
         service, server = await building
         loading.add_done_callback(lambda task: _stop_on_failure(task, server))
@@ -113,16 +114,16 @@ def _stop_on_failure(loading: asyncio.Task[None], server: uvicorn.Server) -> Non
 async def _load(
     building: asyncio.Task[tuple[Service, uvicorn.Server]],
     engine: EngineClient,
-    model: str,
+    config: EngineConfig,
     listener: socket.socket,
     say: Say,
 ) -> None:
     """Weights in the engine's process, the text side here, at the same time."""
     started = time.perf_counter()
-    files = await asyncio.to_thread(hub.resolve, model)
+    files = await asyncio.to_thread(hub.resolve, config.model)
     say(f"loading {files.name} from {files.path}")
     _, service, (tokenizer, template) = await asyncio.gather(  # one failure is told, not three
-        engine.start(), _named(building, files), _text_side(building, files)
+        engine.start(), _named(building, files), _text_side(building, files, config.load_cache)
     )
     service.tokenizer, service.template = tokenizer, template
     gc.freeze()  # no later collection need walk through vocabulary and modules
@@ -145,7 +146,7 @@ async def _named(
 
 
 async def _text_side(
-    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles
+    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles, load_cache: str
 ) -> tuple[Tokenizer, ChatTemplate | None]:
     """After the imports: threads that share Python's lock would only slow each other down."""
     service, _ = await asyncio.shield(building)
@@ -154,8 +155,13 @@ async def _text_side(
 
     path = service.config.chat_template
     override = Path(path) if path else None
-    template = await asyncio.to_thread(load_chat_template, files.path, override)
-    return await asyncio.to_thread(load_tokenizer, files.path), template
+
+    def load() -> tuple[Tokenizer, ChatTemplate | None]:
+        metadata = read_metadata(files.path) if files.path.is_file() else None
+        template = load_chat_template(files.path, override, metadata)
+        return load_tokenizer(files.path, load_cache, metadata), template
+
+    return await asyncio.to_thread(load)
 
 
 async def _settle(service: Service) -> None:

@@ -17,6 +17,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from legato.errors import ModelError, UnsupportedModelError
 from legato.gguf_file import read_metadata
+from legato.text.merges import kept_merges
 from legato.text.pretokenizers import RECIPES, Recipe
 from legato.text.spelling import SPACE, byte_level, literal, sentencepiece
 from legato.text.vocabulary import Tokenizer
@@ -57,19 +58,22 @@ TURN_ENDS: Final = frozenset(
 _END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
-def load_gguf_tokenizer(path: Path) -> Tokenizer:
+def load_gguf_tokenizer(path: Path, load_cache: str = "off") -> Tokenizer:
     """Read a GGUF file's tokenizer. Raises ``ModelError`` naming file and key."""
-    return build_gguf_tokenizer(path, read_metadata(path))
+    return build_gguf_tokenizer(path, read_metadata(path), load_cache)
 
 
-def build_gguf_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """As ``load_gguf_tokenizer``, from metadata that is already read; ``path`` is for messages."""
+def build_gguf_tokenizer(
+    path: Path, metadata: dict[str, Any], load_cache: str = "off"
+) -> Tokenizer:
+    """As ``load_gguf_tokenizer``, from metadata that is already read; ``path`` is for messages, and
+    where ``load_cache`` (``EngineConfig.load_cache``) keeps what takes long to make."""
     keys = _Keys(path, metadata)
     kind = keys.text("model")
     tokens = _tokens(keys)
     types = _token_types(keys, tokens)
     if kind == "llama":
-        backend = _sentencepiece_backend(keys, tokens, types)
+        backend = _sentencepiece_backend(keys, tokens, types, load_cache)
         spelling, add_bos, prefix_space = sentencepiece, True, keys.flag("add_space_prefix", True)
     elif kind == "gpt2":
         recipe = _recipe(keys)
@@ -223,14 +227,15 @@ def _byte_level_backend(keys: _Keys, tokens: list[str], recipe: Recipe) -> token
 
 
 def _sentencepiece_backend(
-    keys: _Keys, tokens: list[str], types: list[int]
+    keys: _Keys, tokens: list[str], types: list[int], load_cache: str
 ) -> tokenizers.Tokenizer:
     scores = keys.array("scores", float, len(tokens))
     unknown = keys.token("unknown_token_id", len(tokens))
     vocabulary = {token: id for id, token in enumerate(tokens)}
+    mergeable = [id for id, type in enumerate(types) if type == TokenType.NORMAL]
     model = models.BPE(
         vocabulary,
-        _merges_from_scores(tokens, types, scores, vocabulary),
+        kept_merges(keys.path, load_cache, tokens, mergeable, scores, vocabulary),
         byte_fallback=True,
         fuse_unk=True,
         unk_token=tokens[unknown] if unknown is not None else None,
@@ -242,21 +247,3 @@ def _sentencepiece_backend(
     else:
         backend.normalizer = space
     return backend
-
-
-def _merges_from_scores(
-    tokens: list[str], types: list[int], scores: list[float], vocabulary: dict[str, int]
-) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, best token first.
-
-    SentencePiece joins whichever neighbours make the token of the highest score, which is BPE with
-    these merges. One comprehension, because Gemma has 1.7 million candidates.
-    """
-    mergeable = (id for id, type in enumerate(types) if type == TokenType.NORMAL)
-    order = sorted(mergeable, key=scores.__getitem__, reverse=True)
-    return [
-        (left, right)
-        for token in map(tokens.__getitem__, order)
-        for cut in range(1, len(token))
-        if (right := token[cut:]) in vocabulary and (left := token[:cut]) in vocabulary
-    ]

@@ -106,12 +106,14 @@ def _written(template: jinja2.Template, values: dict[str, Any]) -> str:
         raise RequestError(f"the chat template fails on this: {problem}", "messages") from error
 
 
-def load_chat_template(path: Path, override: Path | None = None) -> ChatTemplate | None:
+def load_chat_template(
+    path: Path, override: Path | None = None, metadata: dict[str, Any] | None = None
+) -> ChatTemplate | None:
     """The chat template of a GGUF file or Hugging Face folder; None if the model has none.
 
-    ``override`` is a file to take instead. Raises ModelError, or ConfigError for ``override``.
+    ``override`` is a file to take instead; ``metadata``: the GGUF file's, if it has been read. Raises ModelError, or ConfigError for ``override``.
     """
-    sources, tokens = _from_folder(path) if path.is_dir() else _from_gguf(path)
+    sources, tokens = _from_folder(path) if path.is_dir() else _from_gguf(path, metadata)
     if override is not None:
         sources = {"default": _read(override)}
     if not sources:
@@ -131,9 +133,12 @@ def _read(override: Path) -> str:
         raise ConfigError(f"{override}: cannot be read: {error}", "chat_template") from error
 
 
-def _from_gguf(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _from_gguf(
+    path: Path, metadata: dict[str, Any] | None
+) -> tuple[dict[str, str], dict[str, str]]:
     """(templates by name, special tokens by variable name)."""
-    metadata = read_metadata(path)
+    if metadata is None:
+        metadata = read_metadata(path)
     sources = {
         key.removeprefix(_GGUF_KEY).removeprefix(".") or "default": text
         for key, text in metadata.items()

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from legato.errors import ModelError
-from legato.text.gguf_tokenizer import load_gguf_tokenizer
+from legato.gguf_file import read_metadata
+from legato.text.gguf_tokenizer import build_gguf_tokenizer
 from legato.text.hf_tokenizer import load_hf_tokenizer
 from legato.text.vocabulary import Tokenizer
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read the tokenizer of a GGUF file or of a Hugging Face folder. Raises ``ModelError``."""
+def load_tokenizer(
+    path: Path, load_cache: str = "off", metadata: dict[str, Any] | None = None
+) -> Tokenizer:
+    """Read the tokenizer of a GGUF file or of a Hugging Face folder. Raises ``ModelError``.
+
+    ``load_cache``: where what takes long is kept (``EngineConfig.load_cache``); ``metadata``: the
+    GGUF file's, if it has been read.
+    """
     if path.is_dir():
         return load_hf_tokenizer(path)
     if path.is_file():
-        return load_gguf_tokenizer(path)
+        if metadata is None:
+            metadata = read_metadata(path)
+        return build_gguf_tokenizer(path, metadata, load_cache)
     raise ModelError(f"{path}: no such file or folder")
