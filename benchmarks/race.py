@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ class Race:
                 self._leave_out(runner, error)
         return ready
 
-    def run(self, runners: list[Contestant]) -> None:
+    def run(self, runners: list[Contestant], keep: Callable[[], None]) -> None:
+        """``keep`` is called after each round: a long race may be cut short."""
         with Stable(self.room, self._greet) as stable:
             for index in range(self.rounds):
                 noise = Noise()
@@ -65,6 +67,7 @@ class Race:
                     if runner.name not in self.absent:
                         self._run_one(runner, index, stable)
                 self.noise.append(noise.processors())
+                keep()
 
     def _greet(self, engine: Any) -> None:
         columns.warm_up(engine, self.encode)
@@ -92,7 +95,7 @@ class Race:
         return {
             "machine": machine(),
             "threads": self.room.threads,
-            "rounds": self.rounds,
+            "rounds": len(self.noise),
             "columns": {c.key: {"title": c.title, "unit": c.unit} for c in self.columns},
             "figures": {
                 name: {
@@ -125,13 +128,14 @@ def main() -> int:
             [COLUMNS[key] for key in arguments.column or COLUMNS],
         )
         runners = race.prepare(_chosen(arguments, contestants(weights)))
-        race.run(runners)
+        content: dict[str, Any] = {"model": files.path.name, "quality": {}}
+        race.run(runners, lambda: write_json(arguments.json, content | race.as_json()))
         quality = None if arguments.no_quality else measure_all(weights, runners, arguments.threads)
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    content = {"model": files.path.name, "quality": quality or {}} | race.as_json()
-    write_json(arguments.json, content)
+    content["quality"] = quality or {}
+    write_json(arguments.json, content | race.as_json())
     race_report.publish([Path(arguments.json)], Path(arguments.plots))
     return 0
 
@@ -149,6 +153,7 @@ def _arguments() -> argparse.Namespace:
     add("--alone", action="store_true", help="no peer at all")
     add("--peers-only", action="store_true", help="without Legato: to be put beside a race of it")
     add("--format", action="append", help="this format only, of whoever has it; may be repeated")
+    add("--contestant", action="append", metavar="NAME", help='as in the table: "vLLM bf16"')
     add("--column", action="append", choices=list(COLUMNS), help="this only; may be repeated")
     add("--no-quality", action="store_true", help="speed alone, without fidelity.py")
     add("--json", metavar="FILE", default="bench-results/race.json")
@@ -164,6 +169,7 @@ def _chosen(arguments: argparse.Namespace, runners: list[Contestant]) -> list[Co
         if (runner.engine in peers or runner.is_ours)
         and not (runner.is_ours and arguments.peers_only)
         and (not arguments.format or runner.format in arguments.format)
+        and (not arguments.contestant or runner.name in arguments.contestant)
     ]
     if not chosen:
         known = ", ".join(runner.name for runner in runners)

@@ -96,7 +96,7 @@ class Server(AbstractContextManager["Server"]):
                 status, said = asyncio.run(fetch_json(self.endpoint, "GET", "/health"))
             except RequestError:
                 status, said = 0, {}
-            if status == 200 and said.get("status") != "loading":
+            if status == 200 and (said or {}).get("status") != "loading":  # vLLM says nothing
                 return self
             sleep(POLL)
 
