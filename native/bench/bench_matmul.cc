@@ -1,6 +1,9 @@
-// How fast matrix products are, beside what the machine can do: memory read speed and dot-product peaks are measured
-// in the same run, on the same threads. Times are those of the slowest thread on its processor (time given to other
-// programs is not counted), best of several repetitions.
+// How fast matrix products are, beside what the machine can do, measured in the same run on the same threads: the peak
+// of the dot instruction before each workload, and after each repetition a plain read of the same weights. Times are
+// those of the slowest thread on its processor (time given to other programs is not counted); medians.
+//   read   share of the read speed (of the neighbouring reading, so that a slow moment counts for both)
+//   peak   share of the dot peak
+//   roof   what the slower of the two would take, of what the product took
 //
 //   bench_matmul [--isa NAME] [--threads N] [--rows 1,8,512] [--only TEXT] [--seconds S]
 //
@@ -19,6 +22,7 @@
 #include <vector>
 
 #include "../include/kernels.h"
+#include "../memory.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -88,13 +92,6 @@ class Crew {
   std::vector<double> seconds_;  // one per cache line
 };
 
-struct Aligned {
-  explicit Aligned(size_t bytes) : data((uint8_t*)std::aligned_alloc(1 << 21, (bytes + (1 << 21)) >> 21 << 21)) {}
-  Aligned(Aligned&& other) noexcept : data(other.data) { other.data = nullptr; }
-  ~Aligned() { std::free(data); }
-  uint8_t* data;
-};
-
 // The best of what `work` returns.
 double best(double seconds, const std::function<double()>& work) {
   double fastest = work();
@@ -102,10 +99,6 @@ double best(double seconds, const std::function<double()>& work) {
   for (int i = 0; i < 3 || now() < end; ++i) fastest = std::min(fastest, work());
   return fastest;
 }
-
-struct Machine {
-  double read_gb, int8_gop, bf16_gflop, f32_gflop;
-};
 
 #if defined(__x86_64__)
 // Twelve independent chains of one instruction.
@@ -129,35 +122,35 @@ LEGATO_PEAK(peak_int8_256, "avx2,fma", "vpmaddubsw %%ymm14, %%ymm15, %%ymm", "xm
 
 double peak(Crew& crew, void (*loop)(int64_t), double per_instruction) {
   constexpr int64_t loops = 30000;
-  const double seconds = best(0.2, [&] { return crew.run([&](int) { loop(loops); }); });
+  const double seconds = best(0.03, [&] { return crew.run([&](int) { loop(loops); }); });
   return (double)loops * 12 * per_instruction * crew.size() / seconds / 1e9;
 }
 #endif
 
-double read_speed(Crew& crew) {
-  const int64_t bytes = 128 << 20;
-  Aligned memory((size_t)(bytes * crew.size()));
-  std::memset(memory.data, 1, (size_t)(bytes * crew.size()));
-  std::vector<uint64_t> sums((size_t)crew.size() * 8);
-  const double seconds = best(0.5, [&] {
-    return crew.run([&](int t) {
-      const uint64_t* p = (const uint64_t*)(memory.data + t * bytes);
-      uint64_t a = 0, b = 0, c = 0, d = 0;
-      for (int64_t i = 0; i < bytes / 8; i += 8) {
-        __builtin_prefetch(p + i + 512);
-        a ^= p[i] ^ p[i + 4];
-        b ^= p[i + 1] ^ p[i + 5];
-        c ^= p[i + 2] ^ p[i + 6];
-        d ^= p[i + 3] ^ p[i + 7];
-      }
-      sums[(size_t)t * 8] = a ^ b ^ c ^ d;
-    });
-  });
-  return (double)(bytes * crew.size()) / seconds / 1e9;
+// Reads 64-byte lines as fast as they come; memory is left to the hardware's prefetching.
+#if defined(__x86_64__)
+__attribute__((target("avx2"), noinline)) uint64_t read_lines(const uint8_t* p, int64_t bytes) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (int64_t i = 0; i < bytes; i += 64) {
+    a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i*)(p + i)));
+    b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i*)(p + i + 32)));
+  }
+  return (uint64_t)_mm256_extract_epi64(_mm256_xor_si256(a, b), 0);
 }
+#else
+uint64_t read_lines(const uint8_t* p, int64_t bytes) {
+  uint64_t a = 0;
+  for (int64_t i = 0; i < bytes / 8; ++i) a ^= ((const uint64_t*)p)[i];
+  return a;
+}
+#endif
+
+struct Machine {
+  double int8_gop, bf16_gflop, f32_gflop;
+};
 
 Machine measure(Crew& crew, const std::string& isa) {
-  Machine m{read_speed(crew), 0, 0, 0};
+  Machine m{0, 0, 0};
 #if defined(__x86_64__)
   if (kernels("avx2")) m.int8_gop = peak(crew, peak_int8_256, 64), m.f32_gflop = peak(crew, peak_f32_256, 16);
   if (isa.rfind("avx512", 0) == 0) m.f32_gflop = peak(crew, peak_f32_512, 32);
@@ -192,6 +185,9 @@ std::vector<Workload> workloads() {
   all.back().name = "SmolLM2 layers Q4_1 + head Q8_0";
   all.back().shapes.push_back({Format::Q8_0, 49152, 576});
   repeat("SmolLM2 head", Format::Q8_0, {{49152, 576}}, 4);
+  for (Format format : {Format::Q4_1, Format::Q8_0, Format::BF16}) {
+    repeat("Llama-1B head", format, {{128256, 2048}}, 1);
+  }
   for (Format format :
        {Format::Q4_1, Format::Q4_K, Format::Q5_0, Format::Q5_K, Format::Q6_K, Format::Q8_0, Format::BF16}) {
     repeat("Llama-1B layers", format, {{3072, 2048}, {2048, 2048}, {16384, 2048}, {2048, 8192}}, 3);
@@ -205,58 +201,99 @@ std::vector<Workload> workloads() {
 // A workload in memory, every matrix with its own bytes; values do not matter, but no slow subnormals.
 struct Loaded {
   std::vector<Matrix> matrices;
-  std::vector<Aligned> memory;
+  Region memory;
   int64_t weights = 0, bytes = 0, widest = 0, longest = 0;
 
   explicit Loaded(const Workload& w) {
+    for (const Shape& s : w.shapes) bytes += packed_tile_bytes(s.format, s.columns) * ((s.outputs + 15) / 16);
+    memory = Region((size_t)bytes, Pages::Huge);
+    uint32_t* words = (uint32_t*)memory.data();
+    for (int64_t i = 0; i < bytes / 4; ++i) words[i] = 0x2c012c03u + (uint32_t)(i & 0x7f) * 0x10001u;
+    const uint8_t* data = memory.data();
     for (const Shape& s : w.shapes) {
       const int64_t tile_bytes = packed_tile_bytes(s.format, s.columns), tiles = (s.outputs + 15) / 16;
-      memory.emplace_back((size_t)(tile_bytes * tiles));
-      uint32_t* words = (uint32_t*)memory.back().data;
-      for (int64_t i = 0; i < tile_bytes * tiles / 4; ++i) words[i] = 0x2c012c03u + (uint32_t)(i & 0x7f) * 0x10001u;
-      matrices.push_back({s.format, s.outputs, s.columns, memory.back().data, tile_bytes});
+      matrices.push_back({s.format, s.outputs, s.columns, data, tile_bytes});
+      data += tile_bytes * tiles;
       weights += s.outputs * s.columns;
-      bytes += tile_bytes * tiles;
       widest = std::max(widest, tiles * 16);
       longest = std::max(longest, s.columns);
     }
   }
 };
 
-double run_seconds(Crew& crew, const Kernels& k, const Loaded& w, int64_t rows, double seconds) {
-  std::vector<float> x((size_t)(rows * w.longest));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = (float)((int)(i * 7919 % 255) - 127) / 100.0f;
-  std::vector<float> out((size_t)(rows * w.widest));
-  const Aligned prepared((size_t)rows * (size_t)(w.longest * 4 + 128));
+// The rows that a product works on, and where its results go.
+struct Rows {
+  int64_t count;
+  std::vector<float> x, out;
+  Region prepared;
+  Rows(int64_t count, const Loaded& w)
+      : count(count),
+        x((size_t)(count * w.longest)),
+        out((size_t)(count * w.widest)),
+        prepared((size_t)count * (size_t)(w.longest * 4 + 128), Pages::Small) {
+    for (size_t i = 0; i < x.size(); ++i) x[i] = (float)((int)(i * 7919 % 255) - 127) / 100.0f;
+  }
+};
+
+// Seconds of one pass over the workload. Rows are prepared where they change, as in a model: each thread its share.
+double products(Crew& crew, const Kernels& k, const Loaded& w, Rows& rows) {
   int64_t columns = 0;
   RowForm form{};
-  return best(seconds, [&] {
-    double total = 0;
-    for (const Matrix& m : w.matrices) {
-      if (m.columns != columns || k.row_form(m.format) != form) {
-        columns = m.columns;
-        form = k.row_form(m.format);
-        const int64_t record = (int64_t)k.row_bytes(form, columns);
-        total += crew.run([&](int t) {
-          const int64_t begin = rows * t / crew.size(), end = rows * (t + 1) / crew.size();
-          k.prepare_rows(form, x.data() + begin * columns, columns, end - begin, columns,
-                         prepared.data + begin * record);
-        });
-      }
-      const int64_t tiles = (m.rows + 15) / 16;
+  double total = 0;
+  for (const Matrix& m : w.matrices) {
+    if (m.columns != columns || k.row_form(m.format) != form) {
+      columns = m.columns;
+      form = k.row_form(m.format);
+      const int64_t record = (int64_t)k.row_bytes(form, columns);
       total += crew.run([&](int t) {
-        k.matmul(m, prepared.data, rows, tiles * t / crew.size(), tiles * (t + 1) / crew.size(), out.data(), m.rows,
-                 nullptr, false);
+        const int64_t begin = rows.count * t / crew.size(), end = rows.count * (t + 1) / crew.size();
+        k.prepare_rows(form, rows.x.data() + begin * columns, columns, end - begin, columns,
+                       rows.prepared.data() + begin * record);
       });
     }
-    return total;
+    const int64_t tiles = (m.rows + 15) / 16;
+    total += crew.run([&](int t) {
+      k.matmul(m, rows.prepared.data(), rows.count, tiles * t / crew.size(), tiles * (t + 1) / crew.size(),
+               rows.out.data(), m.rows, nullptr, false);
+    });
+  }
+  return total;
+}
+
+double reading(Crew& crew, const Loaded& w) {
+  static volatile uint64_t sums[64 * 8];
+  return crew.run([&](int t) {
+    const int64_t lines = w.bytes / 64, begin = lines * t / crew.size(), end = lines * (t + 1) / crew.size();
+    sums[t % 64 * 8] = read_lines(w.memory.data() + begin * 64, (end - begin) * 64);
   });
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+struct Timing {
+  double seconds, read_seconds, read_share;
+};
+
+Timing time_rows(Crew& crew, const Kernels& k, const Loaded& w, int64_t count, double seconds) {
+  Rows rows(count, w);
+  std::vector<double> product, read, share;
+  const double end = now() + seconds;
+  products(crew, k, w, rows);
+  do {
+    product.push_back(products(crew, k, w, rows));
+    read.push_back(reading(crew, w));
+    share.push_back(read.back() / product.back());
+  } while (product.size() < 5 || now() < end);
+  return {median(product), median(read), median(share)};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string isa, only, row_list = "1,2,4,8,16,32,64,512";
+  std::string isa, only, row_list = "1,2,4,8,16,32,64,128,512";
   int threads = 2;
   double seconds = 0.3;
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -277,21 +314,25 @@ int main(int argc, char** argv) {
   for (std::string item; std::getline(list, item, ',');) rows.push_back(std::atoll(item.c_str()));
 
   Crew crew(threads);
-  const Machine m = measure(crew, isa);
-  std::printf("%s, %d threads: read %.1f GB/s, int8 %.0f GOP/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n", isa.c_str(),
-              threads, m.read_gb, m.int8_gop, m.bf16_gflop, m.f32_gflop);
-  std::printf("%-34s %5s %9s %8s %6s %8s %6s %10s\n", "workload", "rows", "ms", "GB/s", "read", "GOP/s", "peak",
-              "rows/s");
+  std::printf("%s, %d threads\n", isa.c_str(), threads);
   for (const Workload& w : workloads()) {
     if (w.name.find(only) == std::string::npos) continue;
+    const Machine m = measure(crew, isa);
     const Loaded loaded(w);
     const RowForm form = k->row_form(w.shapes[0].format);
     const double peak = form == RowForm::Q8 ? m.int8_gop : form == RowForm::BF16 ? m.bf16_gflop : m.f32_gflop;
+    std::printf("%s: %.0f MB; int8 %.0f GOP/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n", w.name.c_str(),
+                (double)loaded.bytes / 1e6, m.int8_gop, m.bf16_gflop, m.f32_gflop);
+    std::printf("%7s %9s %7s %9s %6s %8s %6s %6s %9s\n", "rows", "ms", "GB/s", "(plain)", "read", "GOP/s", "peak",
+                "roof", "rows/s");
     for (int64_t n : rows) {
-      const double t = run_seconds(crew, *k, loaded, n, seconds);
-      const double gb = (double)loaded.bytes / t / 1e9, gop = 2.0 * (double)(loaded.weights * n) / t / 1e9;
-      std::printf("%-34s %5lld %9.3f %8.1f %5.0f%% %8.0f %5.0f%% %10.0f\n", w.name.c_str(), (long long)n, t * 1e3, gb,
-                  gb / m.read_gb * 100, gop, peak > 0 ? gop / peak * 100 : 0.0, (double)n / t);
+      if (loaded.widest > 32768 && n > 64) continue;  // a head sees a row of each sequence
+      const Timing t = time_rows(crew, *k, loaded, n, seconds);
+      const double gb = (double)loaded.bytes / 1e9, gop = 2.0 * (double)(loaded.weights * n) / t.seconds / 1e9;
+      const double peak_share = peak > 0 ? gop / peak : 0.0;
+      std::printf("%7lld %9.3f %7.1f %9.1f %5.0f%% %8.0f %5.0f%% %5.0f%% %9.0f\n", (long long)n, t.seconds * 1e3,
+                  gb / t.seconds, gb / t.read_seconds, t.read_share * 100, gop, peak_share * 100,
+                  std::max(t.read_share, peak_share) * 100, (double)n / t.seconds);
       std::fflush(stdout);
     }
   }
