@@ -60,8 +60,11 @@ struct Sum {
   void dot(Bytes w, Four x) {
     const __m256i pairs = _mm256_maddubs_epi16(w.v, x.v);
     part = i % kSafe == 0 ? pairs : _mm256_add_epi16(part, pairs);
+    asm("" : "+x"(part));  // no tree of sums, which would need more registers than there are
     if constexpr (i % kSafe == kSafe - 1) {
-      total = _mm256_add_epi32(total, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
+      const __m256i sums = _mm256_madd_epi16(part, _mm256_set1_epi16(1));
+      total = kSafe == 8 ? sums : _mm256_add_epi32(total, sums);
+      asm("" : "+x"(total));
     }
   }
   Vec finish(int32_t minus_sum) {
@@ -75,12 +78,14 @@ struct Sum {
 template <>
 struct Sum<255, 7> {
   __m256i total;
-  void start(int32_t) { total = _mm256_setzero_si256(); }
+  void start(int32_t) {}
   template <int i>
   void dot(Bytes w, Four x) {
     const __m256i weight = _mm256_xor_si256(w.v, _mm256_set1_epi8((char)0x80));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(x.v, weight));
-    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    total = i == 0 ? sums : _mm256_add_epi32(total, sums);
+    asm("" : "+x"(total));
   }
   Vec finish(int32_t) { return {_mm256_cvtepi32_ps(total)}; }
 };

@@ -66,8 +66,11 @@ struct Sum {
   void dot(Bytes w, Four x) {
     const __m512i pairs = _mm512_maddubs_epi16(w.v, x.v);
     part = i % kSafe == 0 ? pairs : _mm512_add_epi16(part, pairs);
+    asm("" : "+v"(part));  // no tree of sums, which would need more registers than there are
     if constexpr (i % kSafe == kSafe - 1) {
-      total = _mm512_add_epi32(total, _mm512_madd_epi16(part, _mm512_set1_epi16(1)));
+      const __m512i sums = _mm512_madd_epi16(part, _mm512_set1_epi16(1));
+      total = kSafe == 8 ? sums : _mm512_add_epi32(total, sums);
+      asm("" : "+v"(total));
     }
   }
   Vec finish(int32_t minus_sum) {
@@ -81,13 +84,15 @@ struct Sum {
 template <>
 struct Sum<255, 7> {
   __m512i total;
-  void start(int32_t) { total = _mm512_setzero_si512(); }
+  void start(int32_t) {}
   template <int i>
   void dot(Bytes w, Four x) {
     const __m512i weight = _mm512_xor_si512(w.v, _mm512_set1_epi8((char)0x80));
     const __m512i signed_x = _mm512_mask_sub_epi8(x.v, _mm512_movepi8_mask(weight), _mm512_setzero_si512(), x.v);
     const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weight), signed_x);
-    total = _mm512_add_epi32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    const __m512i sums = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    total = i == 0 ? sums : _mm512_add_epi32(total, sums);
+    asm("" : "+v"(total));
   }
   Vec finish(int32_t) { return {_mm512_cvtepi32_ps(total)}; }
 };
