@@ -26,8 +26,12 @@ constexpr int kRows = 5, kTiles = 1;
 constexpr int kRows = 1, kTiles = 1;
 #endif
 constexpr int64_t kPassRows = 16 * kRows;  // rows that share one reading of the weights
+constexpr int64_t kFewRows = 4;            // they wait for memory, which is fastest when it is read in one line
 constexpr int64_t kChunkSteps = 64;        // steps after which the next rows get their turn: weights stay in L1
-constexpr int64_t kAheadSteps = 16;        // prefetch distance of a block that is alone
+constexpr int64_t kAheadSteps = 64;        // prefetch distance of a block that is alone
+
+template <Format F>
+constexpr int64_t kInputBytes = kInputs<F> * (F == Format::BF16 && kBf16Dot ? 2 : 4);  // of a row, in a step
 
 // Which of the tiles a block prefetches, and how many steps ahead. Blocks of one chunk share the next chunk, so that
 // memory is busy while they compute.
@@ -91,7 +95,6 @@ struct Block {
   // sums: [R][sum_stride] floats, of which T x 16 are used: the chain's state between chunks.
   void run(const uint8_t* w, int64_t tile_bytes, const uint8_t* x, int64_t row_bytes, int64_t begin, int64_t end,
            int64_t steps, const Fetch& fetch, float* sums) {
-    constexpr int64_t kInputBytes = kInputs<F> * (F == Format::BF16 && kBf16Dot ? 2 : 4);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -105,10 +108,11 @@ struct Block {
       if (fetch.last - fetch.first == T) {
 #pragma GCC unroll 4
         for (int t = 0; t < T; ++t) __builtin_prefetch(w + t * tile_bytes + later * 64);
-      } else {
-        for (int t = fetch.first; t < fetch.last; ++t) __builtin_prefetch(w + t * tile_bytes + later * 64);
+      } else {  // for later, into the second-level cache
+
+        for (int t = fetch.first; t < fetch.last; ++t) __builtin_prefetch(w + t * tile_bytes + later * 64, 0, 2);
       }
-      step(w + s * 64, tile_bytes, x + s * kInputBytes, row_bytes);
+      step(w + s * 64, tile_bytes, x + s * kInputBytes<F>, row_bytes);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -148,15 +152,14 @@ template <Format F, int T>
 void tiles(const Job& job, int64_t tile, int64_t row, int64_t count) {
   alignas(64) float sums[kPassRows * T * 16];
   const int64_t blocks = (count + kRows - 1) / kRows;
-  const int64_t size = blocks == 1 ? job.steps : kChunkSteps;  // nobody to share a chunk with: one chunk
-  const int shares = blocks <= 2   ? 1
-                     : blocks == 3 ? (T + 1) / 2
-                                   : T;  // each of so many blocks fetches T / shares tiles
+  const int64_t size = blocks == 1 ? job.steps : kChunkSteps;         // nobody to share a chunk with: one chunk
+  const int64_t height = (count + blocks - 1) / blocks;               // rows of a block: about the same in each
+  const int shares = blocks == 1 ? 1 : blocks < 4 ? (T + 1) / 2 : T;  // each of so many blocks fetches T / shares tiles
   for (int64_t begin = 0; begin < job.steps; begin += size) {
     const int64_t end = begin + size < job.steps ? begin + size : job.steps;
-    Fetch fetch{0, T / shares, blocks <= 2 ? kAheadSteps : kChunkSteps};
-    for (int64_t r = 0; r < count; r += kRows) {
-      chunk_of_rows<F, kRows, T>(count - r < kRows ? count - r : kRows, job, tile, row + r, begin, end, fetch,
+    Fetch fetch{0, T / shares, blocks == 1 ? kAheadSteps : kChunkSteps};
+    for (int64_t r = 0; r < count; r += height) {
+      chunk_of_rows<F, kRows, T>(count - r < height ? count - r : height, job, tile, row + r, begin, end, fetch,
                                  sums + r * T * 16);
       fetch.first = fetch.last;
       fetch.last = fetch.last + T / shares < T ? fetch.last + T / shares : T;
@@ -177,6 +180,10 @@ void matmul_format(const Job& job, int64_t rows, int64_t tile_begin, int64_t til
   for (int64_t row = 0; row < rows; row += kPassRows) {
     const int64_t count = rows - row < kPassRows ? rows - row : kPassRows;
     int64_t tile = tile_begin;
+    if (count <= kFewRows) {
+      for (; tile < tile_end; ++tile) tiles<F, 1>(job, tile, row, count);
+      continue;
+    }
     for (; tile + kTiles <= tile_end; tile += kTiles) tiles<F, kTiles>(job, tile, row, count);
     if constexpr (kTiles > 2) {
       for (; tile + 2 <= tile_end; tile += 2) tiles<F, 2>(job, tile, row, count);

@@ -30,12 +30,11 @@ struct Group {
   Bytes plane;
 
   // part: which kWidth of the 16 outputs.
-  void open(const uint8_t* tile, int64_t groups, int64_t g, int part) {
-    quants = tile + g * kLayout.quant_bytes + part * (4 * kWidth);
-    const uint8_t* scales = tile + groups * kLayout.quant_bytes;
-    const uint8_t* record = scales + g / kLayout.scale_groups * kLayout.scale_bytes;
-    const int64_t sub = g % kLayout.scale_groups;
-    const uint16_t* halves = (const uint16_t*)record + part * kWidth;
+  void open(const uint8_t* tile, int64_t g, int part) {
+    quants = tile + kLayout.quants_at(g) + part * (4 * kWidth);
+    [[maybe_unused]] const uint8_t* record = tile + kLayout.scales_at(g);
+    [[maybe_unused]] const int64_t sub = g % kLayout.unit_groups;
+    const uint16_t* halves = (const uint16_t*)(tile + kLayout.d_at(g)) + part * kWidth;
     scale = Vec::load_f16(halves);
     if constexpr (kSix) {
       const uint8_t* fine = record + 32 + 32 * sub + part * kWidth;
@@ -70,6 +69,22 @@ struct Group {
       *low = with_bits<4 - 4 * (v % 2), 48>(*low, pairs);
       *high = with_bits<2 - 4 * (v % 2), 48>(*high, pairs);
     }
+  }
+};
+
+// Weights that are needed later: so many bytes in every group, into the first-level cache or the second.
+struct Fetch {
+  const uint8_t* from;
+  int64_t bytes;
+  bool near;
+
+  [[gnu::always_inline]] void next() {
+    if (near) {
+      for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 3);
+    } else {
+      for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
+    }
+    from += bytes;
   }
 };
 
@@ -131,9 +146,8 @@ struct Block {
     }
   }
 
-  // Fetches weights that are needed later: `fetch_bytes` from `fetch` on in every group.
   [[gnu::always_inline]] void run(const uint8_t* tile, int64_t tile_bytes, int64_t groups, int part,
-                                  const uint8_t* rows, int64_t row_bytes, const uint8_t* fetch, int64_t fetch_bytes) {
+                                  const uint8_t* rows, int64_t row_bytes, Fetch fetch) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       x[r] = (const Q8Group*)(rows + r * row_bytes);
@@ -141,10 +155,9 @@ struct Block {
       for (int t = 0; t < T; ++t) acc[t][r] = Vec::zero();
     }
     for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t b = 0; b < fetch_bytes; b += 64) __builtin_prefetch(fetch + b);
-      fetch += fetch_bytes;
+      fetch.next();
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) group[t].open(tile + t * tile_bytes, groups, g, part);
+      for (int t = 0; t < T; ++t) group[t].open(tile + t * tile_bytes, g, part);
       start<0>();
       step<0>();
       step<1>();
@@ -169,12 +182,13 @@ struct Job {
 };
 
 template <Format F, int R, int T>
-[[gnu::noinline]] void block(const Job& job, int64_t tile, int64_t row, const uint8_t* fetch, int64_t fetch_bytes) {
+[[gnu::noinline]] void block(const Job& job, int64_t tile, int64_t row, Fetch fetch) {
   const Matrix& m = *job.matrix;
   for (int part = 0; part < kLanes / kWidth; ++part) {
     Block<F, R, T> b;
     b.run(m.data + tile * m.tile_bytes, m.tile_bytes, m.columns / 32, part, job.rows + row * job.row_bytes,
-          job.row_bytes, fetch, part == 0 ? fetch_bytes : 0);
+          job.row_bytes, fetch);
+    fetch.bytes = 0;
     for (int t = 0; t < T; ++t) {
       const int64_t n = (tile + t) * kLanes + part * kWidth;
       if (n >= m.rows) break;
@@ -199,34 +213,43 @@ constexpr int kRowsOfOne = kWidth == 8 ? 4 : 1;
 template <Format F>
 constexpr int kRowsOfTwo = 0;
 #endif
-constexpr int64_t kAhead = 8192;  // prefetch distance in bytes, of a single block
-constexpr int64_t kShares = 4;    // blocks that share the prefetching of the next tiles
+constexpr int64_t kShares = 4;              // blocks that share the fetching of the next tiles
+constexpr int64_t kFirstLevel = 24 * 1024;  // of a first-level cache of 32 KiB: these tiles and the next
+
+// What a single block fetches ahead of itself: nothing where it only waits for memory, which the hardware reads ahead
+// at full speed if left alone; a little where scales take longer; more where rows keep the processor busy.
+template <Format F>
+Fetch fetch_alone(const uint8_t* here, int64_t rows, int64_t per_group) {
+  constexpr int64_t kNear = 4096, kFar = 16384;
+  if (packed_layout(F).unit_groups > 2) return {here + kNear, per_group, true};
+  if (rows <= 2) return {here, 0, true};
+  return {here + kFar, per_group, false};
+}
 
 template <Format F, int R, int T>
-void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, const uint8_t* fetch, int64_t bytes) {
+void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, const Fetch& fetch) {
   if constexpr (R > 0) {
-    if (count == R) return block<F, R, T>(job, tile, row, fetch, bytes);
-    rest_of_rows<F, R - 1, T>(count, job, tile, row, fetch, bytes);
+    if (count == R) return block<F, R, T>(job, tile, row, fetch);
+    rest_of_rows<F, R - 1, T>(count, job, tile, row, fetch);
   }
 }
 
-// All rows of a pass for T tiles. A single block fetches weights a little ahead of itself; several blocks share the
-// work of fetching the next tiles, so that memory is busy while they compute.
+// All rows of a pass for T tiles. Several blocks share the work of fetching the next tiles, so that memory is busy
+// while they compute.
 template <Format F, int R, int T>
 void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end) {
   const int64_t groups = job.matrix->columns / 32, bytes = T * job.matrix->tile_bytes;
   const uint8_t* here = job.matrix->data + tile * job.matrix->tile_bytes;
   const int64_t blocks = (end - row + R - 1) / R, shares = blocks < kShares ? blocks : kShares;
-  const uint8_t* fetch = here + (blocks == 1 ? kAhead : bytes);
-  int64_t per_group = (bytes / shares / groups + 63) / 64 * 64;
+  const int64_t per_group = (bytes / shares / groups + 63) / 64 * 64;
   for (int64_t b = 0; row < end; ++b, row += R) {
-    if (b == shares) per_group = 0;
+    Fetch fetch{here + bytes + b * (bytes / shares), b < shares ? per_group : 0, 2 * bytes <= kFirstLevel};
+    if (blocks == 1) fetch = fetch_alone<F>(here, end - row, per_group);
     if (end - row >= R) {
-      block<F, R, T>(job, tile, row, fetch, per_group);
+      block<F, R, T>(job, tile, row, fetch);
     } else {
-      rest_of_rows<F, R - 1, T>(end - row, job, tile, row, fetch, per_group);
+      rest_of_rows<F, R - 1, T>(end - row, job, tile, row, fetch);
     }
-    fetch += bytes / shares;
   }
 }
 

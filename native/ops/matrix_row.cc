@@ -33,10 +33,10 @@ void quantised_row(const uint8_t* tile, int64_t groups, int lane, float* out) {
   constexpr int32_t bias = F == Format::Q8_0 ? 128 : F == Format::Q5_0 ? 16 : F == Format::Q6_K ? 32 : 8;
   for (int64_t g = 0; g < groups; ++g, out += 32) {
     int32_t q[32];
-    group_values<F>(tile + g * layout.quant_bytes + 4 * lane, q);
-    const int64_t sub = g % layout.scale_groups;
-    const uint8_t* record = tile + groups * layout.quant_bytes + g / layout.scale_groups * layout.scale_bytes;
-    const float d = half_value(record + 2 * lane);
+    group_values<F>(tile + layout.quants_at(g) + 4 * lane, q);
+    const int64_t sub = g % layout.unit_groups;
+    const uint8_t* record = tile + layout.scales_at(g);
+    const float d = half_value(tile + layout.d_at(g) + 2 * lane);
     if constexpr (F == Format::Q6_K) {
       for (int k = 0; k < 32; ++k) {
         out[k] = d * (float)(int8_t)record[32 + 32 * sub + k / 16 * 16 + lane] * (float)(q[k] - bias);

@@ -150,18 +150,17 @@ template <Format F>
 void pack_tile(const uint8_t* source, int64_t row_stride, int lanes, int64_t columns, uint8_t* out) {
   constexpr PackedLayout layout = packed_layout(F);
   constexpr SourceBlock block = source_block(F);
-  const int64_t groups = columns / 32;
-  uint8_t* scales = out + groups * layout.quant_bytes;
+  constexpr int block_groups = block.values / 32;
   for (int lane = 0; lane < lanes; ++lane) {
     const uint8_t* row = source + lane * row_stride;
     for (int64_t b = 0; b < columns / block.values; ++b) {
       const uint8_t* from = row + b * block.bytes;
-      for (int sub = 0; sub < layout.scale_groups; ++sub) {
+      for (int sub = 0; sub < block_groups; ++sub) {
         uint8_t q[32];
         group_values<F>(from, sub, q);
-        store_values<F>(q, lane, out + (b * layout.scale_groups + sub) * layout.quant_bytes);
+        store_values<F>(q, lane, out + layout.quants_at(b * block_groups + sub));
       }
-      store_scales<F>(from, lane, scales + b * layout.scale_bytes);
+      store_scales<F>(from, lane, out + layout.d_at(b * block_groups));
     }
   }
 }
@@ -188,10 +187,7 @@ int64_t source_row_bytes(Format format, int64_t columns) {
 
 int64_t packed_tile_bytes(Format format, int64_t columns) {
   if (!is_quantised(format)) return format == Format::F32 ? columns * 64 : (columns + 1) / 2 * 64;
-  const PackedLayout layout = packed_layout(format);
-  const int64_t groups = columns / 32;
-  const int64_t bytes = groups * layout.quant_bytes + groups / layout.scale_groups * layout.scale_bytes;
-  return (bytes + 63) / 64 * 64;
+  return packed_layout(format).tile_bytes(columns / 32);
 }
 
 void pack(Format format, const uint8_t* source, int64_t rows, int64_t columns, int64_t tile_begin, int64_t tile_end,

@@ -4,41 +4,50 @@
 //   F32   [K][16] float
 //   F16   [K][16] half            K rounded up to even
 //   BF16  [K/2][16][2] bf16       pairs of inputs, K rounded up to even
-// A tile of a quantised format has two regions, groups of 32 inputs ascending in both:
+// A tile of a quantised format is a list of units, so that a product reads memory in one line, which the hardware
+// fetches ahead by itself: a record of scales, then the quants of the groups of 32 inputs that it is for.
+//   scales  16 halves or bytes each
+//     Q8_0, Q4_0, Q5_0   2 groups in a unit   d of each
+//     Q4_1, Q5_1         1 group              d, m
+//     Q4_K, Q5_K         8 groups             d, -dmin (halves), then for each group: scales, minima (bytes)
+//     Q6_K               8 groups             d (halves), then for each 16 inputs: scales (signed bytes); 32 bytes
+//     unused
 //   quants  per group, vectors of 64 bytes: byte b of lane n at 4 n + b
 //     nibbles: 4 vectors; vector v holds input 8v + b in the low half of a byte, input 8v + 4 + b in the high half
 //     bytes (Q8_0): 8 vectors; vector i holds input 4i + b, as weight + 128
 //     fifth bit (Q5_*): 1 vector after the nibbles; bit i of a byte belongs to input 4i + b
 //     upper two bits (Q6_K): 2 vectors after the nibbles; bits 2(i % 4) of vector i / 4 belong to input 4i + b
-//   scales  16 halves or bytes each
-//     Q8_0, Q4_0, Q5_0   per group   d
-//     Q4_1, Q5_1         per group   d, m
-//     Q4_K, Q5_K         per 8 groups   d, -dmin (halves), then for each group: scales, minima (bytes)
-//     Q6_K               per 8 groups   d (halves), then for each 16 inputs: scales (signed bytes)
 // Four bytes of a lane are four consecutive inputs, as the integer dot instructions want them; the values are the
-// file's own integers (Q8_0 shifted to unsigned) and scales, so nothing is lost. The last tile's missing outputs
-// have zero scales.
+// file's own integers (Q8_0 shifted to unsigned) and scales, so nothing is lost. The last tile's missing outputs, and
+// the last unit's missing group, have zero scales. Every vector lies on a cache line of its own.
 #pragma once
 #include "../include/kernels.h"
 
 namespace legato {
 
 struct PackedLayout {
-  int32_t quant_bytes;   // per group
-  int32_t scale_groups;  // groups that share a scale record
-  int32_t scale_bytes;   // per scale record
+  int32_t quant_bytes;  // per group
+  int32_t unit_groups;
+  int32_t scale_bytes;  // per unit
+
+  constexpr int64_t unit_bytes() const { return scale_bytes + (int64_t)unit_groups * quant_bytes; }
+  constexpr int64_t tile_bytes(int64_t groups) const { return (groups + unit_groups - 1) / unit_groups * unit_bytes(); }
+  // Where a tile keeps the scales of group g's unit, the group's d among them, and its quants.
+  constexpr int64_t scales_at(int64_t g) const { return g / unit_groups * unit_bytes(); }
+  constexpr int64_t d_at(int64_t g) const { return scales_at(g) + (unit_groups == 2 ? g % 2 * 32 : 0); }
+  constexpr int64_t quants_at(int64_t g) const { return scales_at(g) + scale_bytes + g % unit_groups * quant_bytes; }
 };
 
 static constexpr PackedLayout packed_layout(Format format) {
   switch (format) {
     case Format::Q8_0:
-      return {512, 1, 32};
+      return {512, 2, 64};
     case Format::Q4_0:
-      return {256, 1, 32};
+      return {256, 2, 64};
     case Format::Q4_1:
       return {256, 1, 64};
     case Format::Q5_0:
-      return {320, 1, 32};
+      return {320, 2, 64};
     case Format::Q5_1:
       return {320, 1, 64};
     case Format::Q4_K:
@@ -46,7 +55,7 @@ static constexpr PackedLayout packed_layout(Format format) {
     case Format::Q5_K:
       return {320, 8, 64 + 8 * 32};
     case Format::Q6_K:
-      return {384, 8, 32 + 16 * 16};
+      return {384, 8, 64 + 16 * 16};
     default:
       return {0, 1, 0};
   }
