@@ -194,6 +194,11 @@ class ServerConfig:
         "an engine that takes longer for a step is replaced; default: 30, and 10 for each GB of weights",
         unit="seconds",
     )
+    resume_window: float = flag(
+        0.0,
+        "streams are kept for a client that lost its connection; 0: they are cancelled at once",
+        unit="seconds",
+    )
     drain_timeout: float = flag(
         30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
     )
@@ -205,6 +210,10 @@ class ServerConfig:
         if not self.drain_timeout >= 0:
             raise ConfigError(
                 f"drain_timeout must be 0 or more, got {self.drain_timeout}", "drain_timeout"
+            )
+        if not 0 <= self.resume_window <= 600:
+            raise ConfigError(
+                f"resume_window must be 0 to 600 seconds, got {self.resume_window}", "resume_window"
             )
         if self.step_timeout is not None and not self.step_timeout > 0:
             raise ConfigError(

@@ -19,10 +19,11 @@ from legato.server.anthropic_reply import ANTHROPIC, message, stream
 from legato.server.anthropic_turns import prompt_of
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
+from legato.server.kept_streams import event_stream
 from legato.server.protocol import naming, parse
 from legato.server.routes import Routes
 from legato.server.service import Service, off_loop
-from legato.server.sse import EventStream, unless_disconnected
+from legato.server.sse import unless_disconnected
 from legato.server.structured import (
     OutputConfig,
     OutputFormat,
@@ -93,11 +94,13 @@ async def messages(http: Request, service: Service) -> Response:
     body, size = await read_object(http, service.config.max_body_bytes)
     request = parse(body, MessagesRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
+    window = service.resume_window(request.resume_window, streamed=request.stream)
     prompt = await off_loop(size, lambda: prompt_of(request, service))
     grammar = await grammar_of(request, prompt, service)
     answer = _begin(request, prompt, service, grammar)
     if request.stream:
-        return EventStream(stream(answer, service, echo=request.echo), ANTHROPIC)
+        events = stream(answer, service, echo=request.echo)
+        return event_stream(service.streams, answer.request.id, events, window, ANTHROPIC)
     await unless_disconnected(http, service.complete(answer))
     return json_response(message(answer, service, echo=request.echo))
 

@@ -16,6 +16,7 @@ from legato.server import (
     openai_completions,
     openapi,
     responses,
+    streams,
     tokenize,
 )
 from legato.server.routes import Routes
@@ -26,7 +27,7 @@ def build_app(service: Service) -> Starlette:
     rooms: list[Routes] = [
         room.router
         for room in (openai_chat, openai_completions, responses, anthropic, ollama)
-        + (models, ollama_models, tokenize, health)
+        + (models, ollama_models, tokenize, streams, health)
     ]
     rooms.append(ollama_models.root)
     rooms.append(openapi.pages([operation for room in rooms for operation in room.operations]))

@@ -37,6 +37,10 @@ class ResponseNotFoundError(RequestError):
     """No such response is stored; it may have had to make room for newer ones."""
 
 
+class StreamNotFoundError(RequestError):
+    """No such stream is kept, or not that much of it."""
+
+
 class PreviousResponseNotFoundError(RequestError):
     """A request wants to go on from a response that is not stored."""
 
@@ -54,6 +58,7 @@ MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (UnauthorizedError, 401, "authentication_error", "invalid_api_key"),
     (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
     (ResponseNotFoundError, 404, "invalid_request_error", "response_not_found"),
+    (StreamNotFoundError, 404, "invalid_request_error", "stream_not_found"),
     (PreviousResponseNotFoundError, 400, "invalid_request_error", "previous_response_not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),

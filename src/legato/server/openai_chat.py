@@ -18,12 +18,13 @@ from legato.server.admission import read_object
 from legato.server.chat_request import ChatRequest, RenderRequest, chat_prompt, sampling_params
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
+from legato.server.kept_streams import event_stream
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
 from legato.server.protocol import naming, parse
 from legato.server.render_command import rendered
 from legato.server.routes import Routes
 from legato.server.service import Service, new_id, off_loop
-from legato.server.sse import DONE, EventStream, encode, unless_disconnected
+from legato.server.sse import DONE, encode, unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import chat_usage
 from legato.text.continuation import Prompt
@@ -51,6 +52,7 @@ async def chat_completions(http: Request, service: Service) -> Response:
     request = parse(body, ChatRequest)
     service.check_model(request.model)
     request.check_streaming()
+    window = service.resume_window(request.resume_window, streamed=request.stream)
     params = sampling_params(request, service.engine.info.default_sampling)
     prompt = await off_loop(size, lambda: render(request, service))
     grammar = await grammar_of(request, prompt, service)
@@ -65,7 +67,8 @@ async def chat_completions(http: Request, service: Service) -> Response:
             guidance=guidance_of(request, prompt, service, grammar),
         )
     if request.stream:
-        return EventStream(ChatStream(request, answer, service).events())
+        events = ChatStream(request, answer, service).events()
+        return event_stream(service.streams, answer.request.id, events, window)
     await unless_disconnected(http, service.complete(answer))
     return json_response(_whole(request, answer, service))
 

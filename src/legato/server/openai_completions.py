@@ -18,11 +18,12 @@ from legato.server.admission import read_object
 from legato.server.completion_stream import CompletionStream, merged
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
+from legato.server.kept_streams import event_stream
 from legato.server.logprobs import completion_logprobs, prompt_logprobs
 from legato.server.protocol import GenerationFields, parse
 from legato.server.routes import Routes
 from legato.server.service import Service, new_id, off_loop
-from legato.server.sse import EventStream, unless_disconnected
+from legato.server.sse import unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import usage
 from legato.text.continuation import Prompt
@@ -91,11 +92,13 @@ async def completions(http: Request, service: Service) -> Response:
     request = parse(body, CompletionRequest)
     service.check_model(request.model)
     request.check_streaming()
+    window = service.resume_window(request.resume_window, streamed=request.stream)
     prompts = await off_loop(size, lambda: _prompts(request, service))
     grammar = await grammar_of(request, prompts[0] if request.seam is not None else None, service)
     answers = await off_loop(size, lambda: _answers(request, prompts, service, grammar))
     if request.stream:
-        return EventStream(CompletionStream(request, answers, service).events())
+        events = CompletionStream(request, answers, service).events()
+        return event_stream(service.streams, answers[0].request.id, events, window)
     await unless_disconnected(http, _complete(answers, service))
     return json_response(_whole(request, answers, service))
 

@@ -22,6 +22,7 @@ from legato.server.errors import (
     json_response,
 )
 from legato.server.guidance import guidance_of
+from legato.server.kept_streams import MAX_WINDOW, event_stream, number_of, resumed
 from legato.server.protocol import naming, parse
 from legato.server.responses_items import (
     Item,
@@ -34,7 +35,7 @@ from legato.server.responses_items import (
 from legato.server.responses_reply import Reply
 from legato.server.routes import Routes
 from legato.server.service import Service, off_loop
-from legato.server.sse import EventStream, unless_disconnected
+from legato.server.sse import unless_disconnected
 from legato.server.structured import TextOptions, Wanted, grammar_of
 from legato.server.turns import Extras, render
 from legato.text.continuation import Prompt
@@ -50,7 +51,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "truncation": ("disabled",),
-    "background": (False,),
     "background_options": (),
     "conversation": (),
     "prompt": (),
@@ -87,6 +87,7 @@ class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
     max_output_tokens: int | None = None
     previous_response_id: str | None = None
     store: bool = True
+    background: bool = False
     metadata: dict[str, str] | None = None
     include: list[str] | None = None
     top_logprobs: int | None = None
@@ -114,14 +115,23 @@ async def create(http: Request, service: Service) -> Response:
     request = parse(body, ResponsesRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
     _check_logprobs(request)
+    if request.background and not request.store:
+        raise RequestError("background needs store: true", "background")
+    window = service.resume_window(request.resume_window, streamed=request.stream)
     items, continued = _conversation(request, service)
     length = size + sum(len(text_of_item(item)) for item in items)
     prompt = await off_loop(length, lambda: _prompt(request, items, service, continued=continued))
     grammar = await grammar_of(request, prompt, service)
     answer = _begin(request, prompt, service, grammar)
     reply = Reply(request, answer, service, items, continued=continued)
+    if request.background:
+        reply.remember_begun()
+        kept = service.streams.open(
+            answer.request.id, reply.events(), window or MAX_WINDOW, outlives=True
+        )
+        return resumed(kept) if request.stream else json_response(reply.response("in_progress"))
     if request.stream:
-        return EventStream(reply.events())
+        return event_stream(service.streams, answer.request.id, reply.events(), window)
     return json_response(await unless_disconnected(http, reply.whole()))
 
 
@@ -141,12 +151,15 @@ def _conversation(request: ResponsesRequest, service: Service) -> tuple[list[Ite
             raise RequestError("input is required", "input")
         return given, _is_begun(given[-1], "in_progress")
     try:
-        earlier = service.responses.get(request.previous_response_id).conversation
+        previous = service.responses.get(request.previous_response_id)
     except ResponseNotFoundError:
         raise PreviousResponseNotFoundError(
             f"Previous response with id '{request.previous_response_id}' not found.",
             "previous_response_id",
         ) from None
+    earlier = previous.conversation
+    if previous.response["status"] == "in_progress":
+        raise RequestError("the previous response is in progress", "previous_response_id")
     if given:
         return [*earlier, *given], _is_begun(given[-1], "in_progress")
     if not _is_begun(earlier[-1], "incomplete"):
@@ -187,18 +200,36 @@ def _begin(request: ResponsesRequest, prompt: Prompt, service: Service, grammar:
 
 @router.get("/{response_id}")
 async def retrieve(response_id: str, http: Request, service: Service) -> Response:
-    """A response that was stored."""
-    _known_query(http, "include", "include[]")
-    return json_response(service.responses.get(response_id).response)
+    """A response that was stored. With `stream=true`, its events, those behind `starting_after`; for
+    what was made with `background` or `resume_window`."""
+    query = _known_query(
+        http, "include", "include[]", "stream", "starting_after", "include_obfuscation"
+    )
+    after = query.get("starting_after")
+    if query.get("stream", "false") not in ("true", "false"):
+        raise RequestError(f"stream must be true or false, got {query['stream']!r}", "stream")
+    if query.get("stream") != "true":
+        if after is not None:
+            raise RequestError("starting_after needs stream=true", "starting_after")
+        return json_response(service.responses.get(response_id).response)
+    kept = service.streams.get(response_id)
+    return resumed(kept, -1 if after is None else number_of(after, "starting_after"))
 
 
 @router.post("/{response_id}/cancel")
 async def cancel(response_id: str, service: Service) -> Response:
-    """Only a response in the background could be cancelled, and there are none."""
-    service.responses.get(response_id)
-    raise RequestError(
-        "Cannot cancel a synchronous response: only those made with `background` can be cancelled."
-    )
+    """Stop a response in the background."""
+    stored = service.responses.get(response_id)
+    if not stored.response["background"]:
+        raise RequestError(
+            "Cannot cancel a synchronous response: only those made with `background` can be cancelled."
+        )
+    if stored.response["status"] == "in_progress":
+        kept = service.streams.get(response_id)
+        kept.cancel()
+        await kept.ended()
+        stored = service.responses.get(response_id)
+    return json_response(stored.response)
 
 
 @router.delete("/{response_id}")

@@ -66,6 +66,8 @@ class Reply:
     def _status(self) -> str:
         if self.error is not None:
             return "failed"
+        if self.request.background and self.answer.choices[0].finish_reason is None:
+            return "cancelled"
         return "completed" if self.answer.choices[0].finish_reason == "stop" else "incomplete"
 
     def response(self, status: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class Reply:
             "created_at": self._created,
             "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
-            "background": False,
+            "background": request.background,
             "error": self.error,
             "incomplete_details": {"reason": "max_output_tokens"} if ended and cut else None,
             "instructions": request.instructions,
@@ -146,9 +148,15 @@ class Reply:
         top = self.request.top_logprobs or 0
         return [*chat_logprobs([*entries], top, self.service.text)["content"]]
 
+    def remember_begun(self) -> None:
+        """In the background: who asks is told that it is in progress."""
+        response = self.response("in_progress")
+        self.service.responses.put(StoredResponse(response, self.items, self.items))
+
     def _remember(self) -> None:
         """Also what a client that hung up has got: it may go on from there."""
-        if not self.request.store or not self.answer.choices[0].token_ids:
+        nothing = not self.answer.choices[0].token_ids and not self.request.background
+        if not self.request.store or nothing:
             return
         read = before_answer(self.items) if self.continued else self.items
         spoken = self._output(self.answer.given if self.continued else NOTHING)
@@ -171,7 +179,9 @@ class Reply:
                         yield event
         except Exception as error:
             if not opened:
-                raise
+                if not self.request.background:
+                    raise
+                yield self._opening(events)
             body = describe(error)[1]["error"]
             self.error = {"code": body["code"] or body["type"], "message": body["message"]}
             yield events.event("response.failed", response=self.response("failed"))

@@ -38,6 +38,8 @@ class ResponseStore:
         return len(self._stored)
 
     def put(self, stored: StoredResponse) -> None:
+        earlier = self._stored.pop(stored.response["id"], None)
+        self._characters -= 0 if earlier is None else earlier.characters
         self._stored[stored.response["id"]] = stored
         self._characters += stored.characters
         max_responses, max_characters = self._limits

@@ -22,12 +22,14 @@ from legato.answer import (
 )
 from legato.config import ServerConfig
 from legato.constraint.spellings import Spellings
+from legato.errors import RequestError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
 from legato.sampling_params import SeedSource
 from legato.server.bridge import EngineState
 from legato.server.errors import ModelNotFoundError, NotReadyError
+from legato.server.kept_streams import MAX_WINDOW, KeptStreams
 from legato.server.metrics import Metrics, Stopwatch
 from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
@@ -72,6 +74,7 @@ class Service:
     template: ChatTemplate | None = None
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
+    streams: KeptStreams = field(default_factory=KeptStreams)
     memory: AnswerMemory = field(default_factory=AnswerMemory)
     is_draining: bool = False
     num_open: int = 0  # answers that grow
@@ -110,6 +113,18 @@ class Service:
             raise NotReadyError("the server is being shut down: ask another one")
         if not self.accepts:
             raise NotReadyError(f"the engine is {self.status}: try again in a moment")
+
+    def resume_window(self, asked: float | None, *, streamed: bool) -> float:
+        """Seconds for which a stream is kept without a reader. Raises RequestError."""
+        if asked is None:
+            return self.config.resume_window
+        if not 0 <= asked <= MAX_WINDOW:
+            raise RequestError(
+                f"resume_window must be 0 to {MAX_WINDOW:g} seconds, got {asked}", "resume_window"
+            )
+        if asked and not streamed:
+            raise RequestError("resume_window needs stream: true", "resume_window")
+        return asked
 
     def answer(
         self,

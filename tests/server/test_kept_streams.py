@@ -1,0 +1,181 @@
+"""Connections that break: the stream goes on behind the event that was seen last, for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from running_server import RunningServer
+from test_lifecycle import running, wait_until
+
+from legato.server import kept_streams
+from legato.server.errors import StreamNotFoundError
+from legato.server.kept_streams import KeptStreams
+
+CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Tell me a story of a river."}],
+    "max_tokens": 120,
+    "ignore_eos": True,
+    "temperature": 0.8,
+    "seed": 3,
+    "n": 2,
+    "stream": True,
+}
+
+
+def frames(response: httpx.Response, most: int | None = None) -> list[tuple[int, str]]:
+    """(id, data) of up to so many events."""
+    found: list[tuple[int, str]] = []
+    number = -1
+    for line in response.iter_lines():
+        if line.startswith("id: "):
+            number = int(line.removeprefix("id: "))
+        elif line.startswith("data: "):
+            found.append((number, line.removeprefix("data: ")))
+            if len(found) == most:
+                break
+    return found
+
+
+def texts(events: list[tuple[int, str]]) -> list[str]:
+    return ["" if '"id"' not in data else data.partition('"choices"')[2] for _, data in events]
+
+
+def test_a_broken_stream_goes_on(server: RunningServer) -> None:
+    url = f"{server.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=CHAT, timeout=60) as response:
+        whole = frames(response)
+    assert whole[0][0] == -1  # ids are for those who ask
+    seen: list[tuple[int, str]] = []
+    with httpx.stream("POST", url, json={**CHAT, "resume_window": 20}, timeout=60) as response:
+        name = response.headers["x-stream-id"]
+        seen += frames(response, 25)
+    assert f'"{name}"' in seen[0][1]
+    again = f"{server.url}/v1/streams/{name}"
+    for count in (10, 60, None):  # it breaks again and again
+        headers = {"last-event-id": str(seen[-1][0])}
+        with httpx.stream("GET", again, headers=headers, timeout=60) as response:
+            assert response.status_code == 200, response.read()
+            seen += frames(response, count)
+    assert [number for number, _ in seen] == list(range(len(whole)))
+    assert texts(seen) == texts(whole) and seen[-1][1] == "[DONE]"
+    with httpx.stream("GET", again, timeout=60) as response:  # complete, and still there
+        assert frames(response) == seen
+    assert httpx.delete(again).status_code == 200
+    gone = httpx.get(again)
+    assert gone.status_code == 404 and gone.json()["error"]["code"] == "stream_not_found"
+
+
+def test_nobody_comes_back(server: RunningServer) -> None:
+    url = f"{server.url}/v1/chat/completions"
+    body = {**CHAT, "max_tokens": 1900, "resume_window": 0.5}
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        name = response.headers["x-stream-id"]
+        frames(response, 5)
+    left = time.monotonic()
+    time.sleep(0.2)
+    assert running(server) == 2
+    wait_until(lambda: running(server) == 0)
+    assert 0.4 < time.monotonic() - left < 3
+    assert httpx.get(f"{server.url}/v1/streams/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resume_window": -1}, "0 to 600"),
+        ({"resume_window": 1e9}, "0 to 600"),
+        ({"resume_window": 5, "stream": False}, "needs stream"),
+    ],
+)
+def test_windows_have_limits(server: RunningServer, change: dict[str, Any], message: str) -> None:
+    refused = httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, **change})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "resume_window"
+    assert message in refused.json()["error"]["message"]
+
+
+def test_a_bad_last_event_id_is_named(server: RunningServer) -> None:
+    url = f"{server.url}/v1/chat/completions"
+    body = {**CHAT, "max_tokens": 5, "resume_window": 5}
+    name = httpx.post(url, json=body, timeout=60).headers["x-stream-id"]
+    refused = httpx.get(f"{server.url}/v1/streams/{name}", headers={"last-event-id": "x"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "Last-Event-ID"
+
+
+def test_a_response_in_the_background(client: openai.OpenAI) -> None:
+    made = client.responses.create(
+        model="smollm2", input="Count to ten.", background=True, max_output_tokens=200,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    assert made.status == "in_progress" and made.background
+    with pytest.raises(openai.BadRequestError, match="in progress"):
+        client.responses.create(model="smollm2", input="?", previous_response_id=made.id)
+    deadline = time.monotonic() + 30
+    while (found := client.responses.retrieve(made.id)).status == "in_progress":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found.status == "incomplete" and found.usage and found.usage.output_tokens == 200
+    events = [*client.responses.retrieve(made.id, stream=True)]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    rest = [*client.responses.retrieve(made.id, stream=True, starting_after=90)]
+    assert rest == events[91:]
+
+
+def test_a_background_stream_goes_on_where_it_broke(client: openai.OpenAI) -> None:
+    stream = client.responses.create(
+        model="smollm2", input="Count to ten.", background=True, stream=True,
+        max_output_tokens=150, extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    seen = []
+    for event in stream:
+        seen.append(event)
+        if len(seen) == 20:
+            break
+    stream.close()
+    name = seen[0].response.id  # type: ignore[union-attr]
+    time.sleep(0.3)
+    seen += client.responses.retrieve(name, stream=True, starting_after=seen[-1].sequence_number)
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    text = "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+    assert text == client.responses.retrieve(name).output_text
+
+
+def test_a_background_response_is_cancelled(server: RunningServer, client: openai.OpenAI) -> None:
+    made = client.responses.create(
+        model="smollm2", input="Count.", background=True, max_output_tokens=1900,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    wait_until(lambda: running(server) == 1)
+    assert client.responses.cancel(made.id).status == "cancelled"
+    assert client.responses.retrieve(made.id).status == "cancelled"
+    wait_until(lambda: running(server) == 0)
+
+
+async def many(count: int, size: int) -> AsyncGenerator[bytes, None]:
+    for _ in range(count):
+        yield b"data: " + b"x" * size + b"\n\n"
+
+
+def test_buffers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_streams, "MAX_STREAM_BYTES", 10_000)
+    monkeypatch.setattr(kept_streams, "MAX_BYTES", 35_000)
+
+    async def scenario() -> None:
+        streams = KeptStreams()
+        for number in range(10):
+            stream = streams.open(str(number), many(1000, 100), 60)
+            await stream.ended()
+            assert stream.bytes <= 10_000
+        assert len(streams) == 3
+        kept = [part async for part in streams.get("9").read(950)]
+        assert b"".join(kept).count(b"id: ") == 49
+        with pytest.raises(StreamNotFoundError, match="first that is has number"):
+            await anext(streams.get("9").read(3))
+
+    asyncio.run(scenario())
