@@ -167,7 +167,9 @@ class ServerConfig:
 
     host: str = flag("127.0.0.1", "address to listen on")
     port: int = flag(8000, "port to listen on")
-    api_key: str | None = flag(None, "key that clients must send as a bearer token")
+    api_key: str | None = flag(
+        None, "key that clients must send as a bearer token; several with commas between them"
+    )
     served_model_name: str | None = flag(None, "name in the API; default: the model's")
     chat_template: str | None = flag(
         None, "file of a Jinja chat template to use instead of the model's"
@@ -199,6 +201,9 @@ class ServerConfig:
         "streams are kept for a client that lost its connection; 0: they are cancelled at once",
         unit="seconds",
     )
+    max_queue: int = flag(2048, "answers that may wait beside those that run; more get a 429")
+    max_requests_per_client: int = flag(0, "answers that a client may have open; 0: no limit")
+    requests_per_minute: int = flag(0, "requests of a client in a minute; 0: no limit")
     drain_timeout: float = flag(
         30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
     )
@@ -207,6 +212,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        for name in ("max_queue", "max_requests_per_client", "requests_per_minute"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}", name)
         if not self.drain_timeout >= 0:
             raise ConfigError(
                 f"drain_timeout must be 0 or more, got {self.drain_timeout}", "drain_timeout"
@@ -220,3 +228,7 @@ class ServerConfig:
                 f"step_timeout must be positive, got {self.step_timeout}", "step_timeout"
             )
         _check_choices(self)
+
+    @property
+    def api_keys(self) -> list[str]:
+        return [key for key in (self.api_key or "").split(",") if key]

@@ -7,6 +7,7 @@ LegatoError
 ├── RequestError           the client asked for something wrong  (names the field)
 │   └── ContextLengthError      the prompt does not fit
 └── EngineError            the engine failed while serving
+    ├── DeadlineError           the request's own time is over
     └── EngineDeadError         its process is gone
         └── RepeatedDeathError      each time this request was open
 """
@@ -48,6 +49,10 @@ class ContextLengthError(RequestError):
 
 class EngineError(LegatoError):
     """The engine could not serve a request that was valid."""
+
+
+class DeadlineError(EngineError):
+    """The answer was not complete when the time was over that its request allowed."""
 
 
 class EngineDeadError(EngineError):

@@ -44,12 +44,15 @@ class FakeEngine:
         self.pause = pause
         self.state = EngineState.READY
         self.stats = Stats()
+        self.restarts = self.resumed = 0
         self.fails_with: Exception | None = None
         self.fails_after = 0
         self.requests: list[Request] = []
         self.cancelled: list[tuple[str, int | None]] = []
 
-    async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
+    async def generate(
+        self, request: Request, *, timeout: float | None = None
+    ) -> AsyncGenerator[list[Output], None]:
         self.requests.append(request)
         played = False
         try:

@@ -24,6 +24,11 @@ class RunningServer:
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""
         text = self.http.get("/metrics").text

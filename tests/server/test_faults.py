@@ -200,6 +200,8 @@ def test_kills_at_random_moments(
     record_property("resume_seconds", waits[-1])
     assert waits[-1] < 6  # 3 on a machine that has nothing else to do
     assert hurt.metric("kv_cache_usage_perc") == 0
+    assert hurt.metric("engine_restarts_total") >= KILLS / 2  # some hit an engine that was loading
+    assert hurt.metric("requests_resumed_total") >= STREAMS
 
 
 def test_a_crash_a_hang_and_no_memory(model_path: Path, undisturbed: list[Stream]) -> None:

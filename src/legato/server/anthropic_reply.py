@@ -23,6 +23,8 @@ ERROR_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
+    408: "timeout_error",
     503: "overloaded_error",
 }
 

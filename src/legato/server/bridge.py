@@ -12,7 +12,13 @@ from enum import StrEnum
 from legato import errors
 from legato.config import EngineConfig
 from legato.constraint.spellings import Spellings
-from legato.errors import EngineDeadError, EngineError, LegatoError, RepeatedDeathError
+from legato.errors import (
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    LegatoError,
+    RepeatedDeathError,
+)
 from legato.messages import (
     Add,
     Cancel,
@@ -145,13 +151,16 @@ class EngineClient:
         if self.ready and self._child is not None:
             self._child.send(Describe(spellings))
 
-    async def generate(self, request: Request) -> AsyncGenerator[list[Output], None]:
+    async def generate(
+        self, request: Request, *, timeout: float | None = None
+    ) -> AsyncGenerator[list[Output], None]:
         """The request's outputs, a list for each step that brought some (of several, for who reads
         slowly), until all choices are finished. Closing the iterator cancels the request.
 
         When the engine dies, another one goes on behind the last output. Raises RequestError if the
-        engine refuses the request, EngineDeadError if no engine can be started, and
-        RepeatedDeathError if engines died of this request.
+        engine refuses the request, EngineDeadError if no engine can be started, RepeatedDeathError
+        if engines died of this request, and DeadlineError after ``timeout`` seconds, when the engine
+        has been told to stop.
         """
         if self.state not in (EngineState.READY, EngineState.RESTARTING):
             raise EngineDeadError(f"the engine is {self.state}")
@@ -159,16 +168,27 @@ class EngineClient:
             raise errors.RequestError(f"request id {request.id!r} is in use", "request_id")
         opened = self._open[request.id] = OpenRequest(request)
         self._suspects.add(opened)
+        timer = None
+        if timeout is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(timeout, self._expire, opened)
         try:
             self._dispatch()
             while outputs := await opened.get():
                 yield outputs
         finally:
+            if timer is not None:
+                timer.cancel()
             if opened.is_open:
                 self.cancel(request.id)
             del self._open[request.id]
             self._suspects.remove(opened)
             self._dispatch()
+
+    def _expire(self, opened: OpenRequest) -> None:
+        if opened.is_open:
+            self.cancel(opened.request.id)
+            opened.fail(DeadlineError("the time is over that the request's timeout allows"))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Stops a request, or one of its choices, which then ends with ABORT. Never waits."""

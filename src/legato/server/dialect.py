@@ -20,7 +20,7 @@ class Dialect:
 
     def response(self, error: Exception) -> Response:
         status, body = self.describe(error)
-        return json_response(body, status)
+        return json_response(body, status, getattr(error, "headers", None))
 
 
 OPENAI = Dialect(describe, lambda body: b"data: " + msgspec.json.encode(body) + b"\n\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from starlette.responses import Response
 from legato.errors import (
     ConfigError,
     ContextLengthError,
+    DeadlineError,
     EngineDeadError,
     EngineError,
     LegatoError,
@@ -49,6 +52,15 @@ class BodyTooLargeError(RequestError):
     """The body exceeds ``max_body_bytes``."""
 
 
+class TooManyRequestsError(EngineError):
+    """The queue is full, or the client asks for more than it may; ``wait``: seconds until it is worth
+    another try."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(math.ceil(wait))}
+
+
 class NotReadyError(EngineError):
     """The model is still loading, or the engine is being restarted."""
 
@@ -63,6 +75,8 @@ MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),
+    (TooManyRequestsError, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (DeadlineError, 408, "timeout_error", "timeout"),
     (NotReadyError, 503, "server_error", "not_ready"),
     (RepeatedDeathError, 500, "server_error", "engine_died_repeatedly"),
     (EngineDeadError, 500, "server_error", "engine_died"),
@@ -70,7 +84,11 @@ MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ModelError, 500, "server_error", "model_error"),
     (ConfigError, 500, "server_error", "config_error"),
 )
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"X-Should-Retry": "false"},  # OpenAI's clients would ask again
+    503: {"Retry-After": "1"},
+}
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -90,13 +108,15 @@ def shape(
 
 def error_response(error: Exception) -> Response:
     status, body = describe(error)
-    return json_response(body, status)
+    return json_response(body, status, getattr(error, "headers", None))
 
 
-def json_response(body: Any, status: int = 200) -> Response:
-    return Response(
-        msgspec.json.encode(body), status, HEADERS.get(status), media_type="application/json"
-    )
+def json_response(
+    body: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """``headers``: None for those that belong to the status."""
+    headers = HEADERS.get(status) if headers is None else headers
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
 async def _on_legato_error(request: Request, error: Exception) -> Response:

@@ -72,6 +72,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.engine_stats: Callable[[], Stats] = Stats
+        self.faults: Callable[[], tuple[int, int]] = lambda: (
+            0,
+            0,
+        )  # engines replaced, requests resumed
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self.success = Counter(
@@ -102,6 +106,11 @@ class Metrics:
             yield GaugeMetricFamily(f"legato:{name}", help, value=read(stats))
         for name, (help, read) in COUNTERS.items():
             yield CounterMetricFamily(f"legato:{name}", help, value=read(stats))
+
+        names = ("engine_restarts", "requests_resumed")
+        helps = ("Engines that took over from one that died", "Requests sent to another engine")
+        for name, help, value in zip(names, helps, self.faults(), strict=True):
+            yield CounterMetricFamily(f"legato:{name}", help, value=value)
 
     def describe(self) -> Iterable[Metric]:
         return []

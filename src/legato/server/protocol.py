@@ -45,6 +45,7 @@ class SamplingFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     priority: int = 0
     cache_salt: str | None = None
     resume_window: float | None = None
+    timeout: float | None = None
 
 
 class GenerationFields(SamplingFields, kw_only=True, forbid_unknown_fields=True):

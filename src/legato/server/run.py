@@ -74,12 +74,19 @@ def _build(
     from legato.sampling_params import SeedSource
     from legato.server.app import build_app
     from legato.server.drain import DrainingServer
+    from legato.server.load import Load
     from legato.server.service import Service
 
     service = Service(
         engine=engine,
         config=config,
         seeds=SeedSource(engine_config.seed),
+        load=Load(
+            running=engine_config.max_num_seqs,
+            queue=config.max_queue,
+            per_client=config.max_requests_per_client,
+            per_minute=config.requests_per_minute,
+        ),
         model_name=config.served_model_name or engine_config.model,
     )
     uvicorn_config = uvicorn.Config(

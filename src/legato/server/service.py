@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
 from starlette.requests import Request as HttpRequest
 
 from legato.answer import (
@@ -27,9 +28,11 @@ from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
 from legato.sampling_params import SeedSource
+from legato.server.asker import ASKER, Asker
 from legato.server.bridge import EngineState
 from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.kept_streams import MAX_WINDOW, KeptStreams
+from legato.server.load import Load
 from legato.server.metrics import Metrics, Stopwatch
 from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
@@ -41,6 +44,10 @@ from legato.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from legato.constraint.tokens import TokenTable
+
+RANKS = 32
+"""Steps between two priorities of a request."""
+MAX_PRIORITY = 2**31
 
 LONG_TEXT = 20_000
 """Characters from which rendering and tokenising would hold up the streams of other clients."""
@@ -57,7 +64,13 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
     @property
     def stats(self) -> Stats: ...
-    def generate(self, request: Request) -> AsyncGenerator[list[Output], None]: ...
+
+    restarts: int
+    resumed: int
+
+    def generate(
+        self, request: Request, *, timeout: float | None = None
+    ) -> AsyncGenerator[list[Output], None]: ...
     def cancel(self, request_id: str, index: int | None = None) -> None: ...
     def describe(self, spellings: Spellings) -> None: ...
 
@@ -74,15 +87,21 @@ class Service:
     template: ChatTemplate | None = None
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
+    load: Load = field(default_factory=Load)
     streams: KeptStreams = field(default_factory=KeptStreams)
     memory: AnswerMemory = field(default_factory=AnswerMemory)
     is_draining: bool = False
-    num_open: int = 0  # answers that grow
     _has_described: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
         self.metrics.engine_stats = lambda: self.engine.stats
+        self.metrics.faults = lambda: (self.engine.restarts, self.engine.resumed)
+
+    @property
+    def num_open(self) -> int:
+        """Choices that grow."""
+        return self.load.open
 
     @property
     def status(self) -> str:
@@ -138,6 +157,8 @@ class Service:
         guidance: Guidance = NO_GUIDANCE,
     ) -> Answer:
         """An answer that has not begun; RequestError when the request cannot be served."""
+        if abs(priority) > MAX_PRIORITY:
+            raise RequestError(f"priority must be within 2**31, got {priority}", "priority")
         stays = keeps_tokens(params)
         salt = cache_salt or ""
         resumption = resume(
@@ -191,24 +212,38 @@ class Service:
             self._has_described = True
 
     async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
-        """Lets the answer grow; yields what each engine step added. Closing it cancels."""
-        stopwatch = Stopwatch(self.metrics)
-        self.num_open += 1
-        try:
-            async with aclosing(self.engine.generate(answer.request)) as steps:
-                async for outputs in steps:
-                    pieces = answer.push(outputs)
-                    for index in answer.take_stopped():
-                        if not answer.finished:  # else closing ``steps`` cancels what is left
-                            self.engine.cancel(answer.request.id, index)
-                    stopwatch.tokens(pieces)
-                    if pieces:
-                        yield pieces
-                    if answer.finished:
-                        break
-        finally:
-            self.num_open -= 1
-            stopwatch.end(answer)
+        """Lets the answer grow; yields what each engine step added. Closing it cancels.
+
+        Raises TooManyRequestsError before the first, and DeadlineError when the request's time is over.
+        """
+        asker = ASKER.get()
+        with self.load.admitted(asker, answer.request.params.n) as rank:
+            stopwatch = Stopwatch(self.metrics)
+            try:
+                async with aclosing(self._steps(answer.request, rank, asker)) as steps:
+                    async for outputs in steps:
+                        pieces = answer.push(outputs)
+                        for index in answer.take_stopped():
+                            if not answer.finished:  # else closing ``steps`` cancels what is left
+                                self.engine.cancel(answer.request.id, index)
+                        stopwatch.tokens(pieces)
+                        if pieces:
+                            yield pieces
+                        if answer.finished:
+                            break
+            finally:
+                stopwatch.end(answer)
+
+    def _steps(
+        self, request: Request, rank: int, asker: Asker
+    ) -> AsyncGenerator[list[Output], None]:
+        """Within one priority, the engine serves those first who have the least running."""
+        priority = request.priority * RANKS + min(rank, RANKS - 1)
+        ranked = msgspec.structs.replace(request, priority=priority)
+        left = asker.seconds_left
+        if left is None:
+            return self.engine.generate(ranked)
+        return self.engine.generate(ranked, timeout=max(left, 0.0))
 
     async def complete(self, answer: Answer) -> Answer:
         """The finished answer."""
