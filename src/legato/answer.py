@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from legato.constraint.spellings import Spellings
+from legato.drafting.prediction import Predictions
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
 from legato.request import (
     NO_GUIDANCE,
@@ -122,6 +123,7 @@ def make_request(
         output_token_ids=resumption.output_token_ids,
         pending=resumption.pending,
         draft_token_ids=resumption.draft,
+        prediction_token_ids=guidance.prediction_token_ids,
         thinking=guidance.thinking and resumed(guidance.thinking, prompt, resumption, tokenizer),
         grammar=guidance.grammar,
         grammar_text=_kept_content(prompt, resumption, tokenizer) if guidance.grammar else b"",
@@ -237,6 +239,7 @@ class Answer:
         self._streams = [
             _text_stream(tokenizer, prompt.prefill, request, parting) for _ in self.choices
         ]
+        self.predicted = Predictions(request)
         self._parting = parting
         self._splits = [] if parting is None else [parting.split() for _ in self.choices]
 
@@ -285,6 +288,7 @@ class Answer:
                     self._remembered[output.index].extend(output.token_ids)
                 piece = self._parted(self._piece(output))
                 choice.add(piece)
+                self.predicted.push(output.index, piece.token_ids)
                 if piece.finish_reason and output.finish_reason is None:
                     self._stopped.append(output.index)
                 pieces.append(piece)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from legato.errors import ConfigError
+from legato.speculation import Speculation
 
 ASSISTANT_PREFILLS = ("continue", "new-turn", "reject")
 REASONING_PARSERS = (
@@ -109,6 +110,18 @@ class EngineConfig:
     )
     max_num_seqs: int = flag(256, "most sequences running at once")
     max_num_batched_tokens: int = flag(512, "token budget of one step")
+    step_time_target_ms: float | None = flag(
+        None,
+        "longest step while answers are written and prompts enter (the more enter for each that "
+        "is written, the longer); default: no target, a step takes --max-num-batched-tokens",
+        unit="ms",
+    )
+    speculative_config: str = flag(
+        "{}",
+        "guessing ahead, as JSON: method (ngram), num_speculative_tokens, prompt_lookup_min, "
+        "prompt_lookup_max; or off",
+        unit="JSON",
+    )
     kv_cache_memory: int | None = flag(
         None, "size of the KV cache; default: a share of free memory", unit="bytes"
     )
@@ -135,7 +148,24 @@ class EngineConfig:
             raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
         if not 0.0 < self.kv_cache_memory_share <= 0.95:
             raise ConfigError("kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share")
+        if self.step_time_target_ms is not None and self.step_time_target_ms <= 0:
+            raise ConfigError(
+                f"step_time_target_ms must be positive, got {self.step_time_target_ms}",
+                "step_time_target_ms",
+            )
+        Speculation.parse(self.speculative_config)
         _check_choices(self)
+
+    @property
+    def step_time_target(self) -> float | None:
+        """Seconds."""
+        target = self.step_time_target_ms
+        return None if target is None else target / 1000
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """How tokens are guessed; None: they are not."""
+        return Speculation.parse(self.speculative_config)
 
     @property
     def max_logit_rows(self) -> int:

@@ -12,6 +12,7 @@ from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
 from legato.constraint.tokens import TokenTable
+from legato.drafting.pace import Pace
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
@@ -33,13 +34,18 @@ class Engine:
     ``max_model_len``: most tokens of a sequence, as the model and the KV pool allow.
     """
 
-    def __init__(self, program: Program, info: ModelInfo, config: EngineConfig) -> None:
+    def __init__(
+        self, program: Program, info: ModelInfo, config: EngineConfig, pace: Pace | None = None
+    ) -> None:
+        """``pace``: what steps are expected to take, if that is not to be learned."""
         self.info = info
         self.max_model_len = min(info.max_model_len, info.num_blocks * BLOCK_SIZE)
         self._shares_prefixes = config.enable_prefix_caching
         self._cache = KVCache(info.num_blocks, config.max_num_seqs, self.max_model_len)
+        self._speculation = config.speculation
         self._scheduler = Scheduler(
             self._cache,
+            pace or Pace(config.step_time_target),
             max_tokens=config.max_num_batched_tokens,
             max_rows=config.max_logit_rows,
             max_sequences=config.max_num_seqs,
@@ -83,6 +89,7 @@ class Engine:
                 self.max_model_len,
                 salt,
                 self._constraint(request, grammar),
+                self._speculation,
             )
             for one in progress
         ]
@@ -106,7 +113,9 @@ class Engine:
                 self._absorb(computed, result, outputs)
             else:
                 outputs += [self._fail(part.sequence, result) for part in computed]
-        self._count(parts, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._scheduler.ran(seconds)
+        self._count(parts, seconds)
         return outputs
 
     def cancel(self, request_id: str, index: int | None = None) -> list[Output]:
@@ -157,7 +166,12 @@ class Engine:
             raise RequestError("the prompt is empty", "prompt")
         if self._tokens is None and request.is_constrained:
             raise EngineError("the engine was not told what its tokens spell")
-        for name, ids in (("prompt", prompt), ("output_token_ids", known)):
+        predicted = request.prediction_token_ids
+        for name, ids in (
+            ("prompt", prompt),
+            ("output_token_ids", known),
+            ("prediction", predicted),
+        ):
             if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
                 raise RequestError(f"a token id is not in 0..{self.info.vocab_size - 1}", name)
         if len(prompt) + len(known) >= self.max_model_len + bool(known):
@@ -191,25 +205,55 @@ class Engine:
         tokens = result.token_ids.tolist()
         row = 0
         for part in parts:
-            sequence = part.sequence
-            if (error := self._fault(part, tokens[row : row + part.num_rows])) is not None:
-                # What led to them must not reach the cache: the part does not count as computed.
-                outputs.append(self._fail(sequence, error))
-                row += part.num_rows
-                continue
-            if part.num_forced:
-                wanted = sequence.params.prompt_logprobs or 0
-                sequence.prompt_logprobs += [
-                    token_logprobs(result, row + i, wanted) for i in range(part.num_forced)
-                ]
-                row += part.num_forced
-            self._scheduler.computed(part)
-            if part.samples:
-                try:
-                    outputs.append(self._extend(part, tokens, result, row))
-                except LegatoError as refusal:  # a constraint cannot go on
-                    outputs.append(self._fail(sequence, refusal))
-                row += len(part.draft) + 1
+            if part.is_plain and tokens[row] >= 0:
+                outputs.append(self._extend_plainly(part, tokens[row]))
+                row += 1
+            else:
+                row = self._absorb_part(part, tokens, result, row, outputs)
+
+    def _absorb_part(
+        self,
+        part: Part,
+        tokens: list[int],
+        result: StepResult,
+        row: int,
+        outputs: list[Output],
+    ) -> int:
+        """Returns the row behind the part's."""
+        sequence = part.sequence
+        end = row + part.num_rows
+        if (error := self._fault(part, tokens[row:end])) is not None:
+            # What led to them must not reach the cache: the part does not count as computed.
+            outputs.append(self._fail(sequence, error))
+            return end
+        if part.num_forced:
+            wanted = sequence.params.prompt_logprobs or 0
+            sequence.prompt_logprobs += [
+                token_logprobs(result, row + i, wanted) for i in range(part.num_forced)
+            ]
+            row += part.num_forced
+        self._scheduler.computed(part)
+        if part.samples:
+            try:
+                outputs.append(self._extend(part, tokens, result, row))
+            except LegatoError as refusal:  # a constraint cannot go on
+                outputs.append(self._fail(sequence, refusal))
+        return end
+
+    def _extend_plainly(self, part: Part, token: int) -> Output:
+        """``_extend`` without what most steps do not have."""
+        sequence = part.sequence
+        self._scheduler.computed(part)
+        output = Output(
+            request_id=sequence.request.id,
+            index=sequence.index,
+            token_ids=[token],
+            finish_reason=sequence.accept(token),
+        )
+        self._stats.generation_tokens += 1
+        if output.finish_reason is not None:
+            self._finish(sequence, output)
+        return output
 
     def _fault(self, part: Part, tokens: list[int]) -> LegatoError | None:
         """Why a part's tokens cannot be used. Behind a token that is not the drafted one, the rest
@@ -253,10 +297,14 @@ class Engine:
             sequence.num_computed += 1
         self._stats.generation_tokens += len(output.token_ids)
         if output.finish_reason is not None:
-            self._close(sequence)
-            if output.finish_reason is FinishReason.STOP and sequence.is_stop(token):
-                output.stop_token_id = token
+            self._finish(sequence, output)
         return output
+
+    def _finish(self, sequence: Sequence, output: Output) -> None:
+        """``output`` is its last."""
+        self._close(sequence)
+        if output.finish_reason is FinishReason.STOP and sequence.is_stop(sequence.last_token):
+            output.stop_token_id = sequence.last_token
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> Output:
         """Ends a sequence without a new token."""

@@ -53,6 +53,9 @@ class Packer:
         self._free: I32 = np.full(max_rows, -1, np.int32)  # rows without a mask
         self._last: Batch | None = None
         self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
+        self._computed = 0  # of the last of them, when it decodes its next token
+        self._steps_in_blocks = 0  # for which each of them stays in its block
+        self._places: I32 = np.zeros((2, 0), np.int32)  # positions and slots of the last batch
         self._claims = self._changes = -1  # the cache's counts at that time
         self._is_penalised = False  # any of them
         self._is_biased = False
@@ -64,30 +67,41 @@ class Packer:
         sequences = [part.sequence for part in parts]
         self.ruled = []
         decodes = all(part.samples and part.num_tokens == 1 for part in parts)
-        if decodes and self._last is not None and self._goes_on(self._last, sequences):
+        if decodes and self._last is not None and self._goes_on(sequences):
             return self._move_on(self._last, parts, sequences)
         self._last = self._pack(parts, sequences)
         self._decoding = sequences if decodes and not len(self._last.block_copies) else []
         self._claims, self._changes = self._cache.num_claims, self._cache.num_changes
+        if self._decoding:
+            self._place(self._last, self._last.positions, self._last.slots)
         return self._last
 
-    def _goes_on(self, last: Batch, sequences: list[Sequence]) -> bool:
+    def _place(self, batch: Batch, positions: I32, slots: I32) -> None:
+        """Puts a decode's positions and slots into one array, which one addition moves on."""
+        self._places = np.stack([positions, slots])
+        batch.positions, batch.slots = self._places
+        self._computed = int(positions[-1]) + 1
+        self._steps_in_blocks = BLOCK_SIZE - 1 - int((positions % BLOCK_SIZE).max())
+
+    def _goes_on(self, sequences: list[Sequence]) -> bool:
         """Whether the last step's sequences, in their lanes, each have one more token."""
         return (
             self._claims == self._cache.num_claims
             and self._decoding == sequences
-            and int(last.positions[-1]) + 1 == sequences[-1].num_computed  # it has not failed
+            and self._computed == sequences[-1].num_computed  # it has not failed
         )
 
     def _move_on(self, batch: Batch, parts: list[Part], sequences: list[Sequence]) -> Batch:
         batch.token_ids[:] = [sequence.last_token for sequence in sequences]
-        batch.positions += 1
-        batch.slots += 1
-        enters_block = not (batch.positions % BLOCK_SIZE).all()  # a draft may have taken it before
-        if enters_block or self._changes != self._cache.num_changes:
+        self._computed += 1
+        self._steps_in_blocks -= 1
+        if self._steps_in_blocks >= 0 and self._changes == self._cache.num_changes:
+            self._places += 1
+        else:
             self._changes = self._cache.num_changes
             lanes = np.array([sequence.hold.lane for sequence in sequences], np.intp)
-            batch.slots = self._slots(lanes, batch.positions)
+            positions = batch.positions + np.int32(1)
+            self._place(batch, positions, self._slots(lanes, positions))
             batch.block_tables = self._block_tables(lanes, sequences)
         sampling = batch.sampling
         sampling.draw_position += 1
@@ -156,7 +170,7 @@ class Packer:
                 starts,
             )
         counts = np.array([part.num_tokens for part in parts], np.int32)
-        ids: list[I32 | list[int]] = []
+        ids: list[I32 | tuple[int, ...]] = []
         for part in parts:
             ids.append(part.sequence.ids[part.sequence.num_computed :][: part.count])
             if part.draft:

@@ -68,6 +68,7 @@ class Guidance(msgspec.Struct, frozen=True, kw_only=True):
     token_healing: bool = True
     thinking: Thinking | None = None
     grammar: str = ""  # as ``llguidance`` reads it; checked
+    prediction_token_ids: list[int] = []  # of what is expected to come
 
 
 NO_GUIDANCE = Guidance()
@@ -102,6 +103,8 @@ class Request(msgspec.Struct, kw_only=True):
     (token healing). Tokens that lie wholly in it do not count against ``max_tokens``."""
     draft_token_ids: list[int] = []
     """How ``pending`` is probably spelled; changes the speed only."""
+    prediction_token_ids: list[int] = []
+    """Tokens of which many are expected to come, in this order; changes the speed only."""
     thinking: Thinking | None = None
     grammar: str = ""
     """What the content must follow, as ``llguidance`` reads it; it begins after the thoughts."""

@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 
 from legato.batch import BLOCK_SIZE
 from legato.cache.kv import KVCache
+from legato.drafting.gain import Gain
+from legato.drafting.pace import Pace
 from legato.sequence import Sequence
 
 FEW_RUNNING = 4
-"""Sequences up to which a step has time for guesses: with more, a row costs what it may save."""
+"""Sequences up to which a step has time for what a grammar guesses: with more, a row costs what it may
+save."""
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Part:
     first_forced: int = 0
     num_forced: int = 0
     samples: bool = False
-    draft: list[int] = field(default_factory=list)
+    draft: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, sequence: Sequence, count: int) -> Part:
@@ -48,6 +51,19 @@ class Part:
             last = min(count, sequence.num_given - 1 - sequence.num_computed)
             part.num_forced = max(last - part.first_forced, 0)
         return part
+
+    @property
+    def is_plain(self) -> bool:
+        """One token that decides about the next, of which nothing else is wanted or known."""
+        sequence = self.sequence
+        return (
+            self.count == 1
+            and self.samples
+            and not self.draft
+            and sequence.is_announced
+            and sequence.constraint is None
+            and sequence.params.logprobs is None
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -61,34 +77,41 @@ class Part:
 
 @dataclass(slots=True)
 class Plan:
-    """The parts of one step, and what is left of its budget."""
+    """The parts of one step, and what is left of its budget. ``prompt_left``: of it, for prompts."""
 
     tokens_left: int
     rows_left: int
     parts: dict[Sequence, Part] = field(default_factory=dict)
+    prompt_left: int = 0
+    num_decode_rows: int = 0
+    num_prompt_tokens: int = 0
 
     def add(self, sequence: Sequence) -> None:
         """As many pending tokens of the sequence as fit; possibly none."""
-        count = min(sequence.num_pending, self.tokens_left)
+        count = min(sequence.num_pending, self.prompt_left)
         part = Part.of(sequence, count)
         while (excess := part.num_rows - self.rows_left) > 0:
             part = Part.of(sequence, part.count - excess)  # each token brings at most one row
         if part.count > 0:
             self.parts[sequence] = part
             self.tokens_left -= part.count
+            self.prompt_left -= part.count
+            self.num_prompt_tokens += part.count
             self.rows_left -= part.num_rows
 
     def add_draft(self, sequence: Sequence, draft: list[int]) -> None:
         """Behind a part that samples."""
-        self.parts[sequence].draft = draft
+        self.parts[sequence].draft = tuple(draft)
         self.tokens_left -= len(draft)
         self.rows_left -= len(draft)
+        self.num_decode_rows += len(draft)
 
     def add_decode(self, sequence: Sequence) -> None:
         """Its one pending token. There are rows for all decodes."""
         self.parts[sequence] = Part(sequence, 1, samples=True)
         self.tokens_left -= 1
         self.rows_left -= 1
+        self.num_decode_rows += 1
 
     def remove(self, sequence: Sequence) -> None:
         part = self.parts.pop(sequence, None)
@@ -102,17 +125,25 @@ def comes_first(running: Sequence, waiting: Sequence) -> bool:
     if running.hold.salt != waiting.hold.salt:
         return False
     common = min(running.common_length(waiting), waiting.num_reusable)
-    to_come = common // BLOCK_SIZE * BLOCK_SIZE - running.num_computed
-    return to_come > 0 and 2 * to_come >= waiting.num_tokens - running.num_computed
+    shared = common // BLOCK_SIZE * BLOCK_SIZE
+    found = running.num_computed // BLOCK_SIZE * BLOCK_SIZE  # already
+    return shared > running.num_computed and 2 * (shared - found) >= waiting.num_tokens - found
 
 
 class Scheduler:
     """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once."""
 
     def __init__(
-        self, cache: KVCache, *, max_tokens: int, max_rows: int, max_sequences: int
+        self,
+        cache: KVCache,
+        pace: Pace,
+        *,
+        max_tokens: int,
+        max_rows: int,
+        max_sequences: int,
     ) -> None:
         self.cache = cache
+        self.pace = pace
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.max_sequences = max_sequences
@@ -120,6 +151,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._followers: dict[Sequence, list[Sequence]] = {}
+        self._last = Plan(0, 0)
 
     @property
     def has_work(self) -> bool:
@@ -151,22 +183,43 @@ class Scheduler:
         return self._plan() or self._plan()
 
     def _plan(self) -> list[Part]:
-        plan = Plan(self.max_tokens, self.max_rows)
-        if self._plan_decodes(plan):
-            for sequence in self.running:
-                if plan.tokens_left and sequence.num_pending > 1:
-                    plan.add(sequence)
-        if self.waiting:
-            self._plan_new(plan)
+        self._last = plan = Plan(self.max_tokens, self.max_rows)
+        others = self._plan_decodes(plan)
+        if others or self.waiting:
+            self._plan_prompts(plan)
+        gain = self._gain(plan)
         for part in plan.parts.values():
-            if part.sequence.constraint is not None and part.samples:
-                self._plan_draft(part.sequence, plan)
+            if part.samples and (gain is not None or part.sequence.constraint is not None):
+                self._plan_draft(part, plan, gain)
         return list(plan.parts.values())
 
-    def _plan_draft(self, sequence: Sequence, plan: Plan) -> None:
+    def _plan_prompts(self, plan: Plan) -> None:
+        """Chunks of running sequences, then new ones, as much as decoding can wait for."""
+        plan.prompt_left = plan.tokens_left
+        decoding = plan.num_decode_rows
+        if decoding:
+            most = min(len(self.running) + len(self.waiting), self.max_sequences)
+            plan.prompt_left = self.pace.prompt_tokens(decoding, most - decoding, plan.tokens_left)
+        for sequence in self.running:
+            if plan.prompt_left and sequence.num_pending > 1:
+                plan.add(sequence)
+        if self.waiting:
+            self._plan_new(plan)
+
+    def _gain(self, plan: Plan) -> Gain | None:
+        """What guesses would bring to this step; None if nothing."""
+        if not plan.num_decode_rows:
+            return None
+        gain = Gain(plan.num_decode_rows, self.pace.row_cost(plan.num_decode_rows))
+        return gain if gain.is_possible else None
+
+    def _plan_draft(self, part: Part, plan: Plan, gain: Gain | None) -> None:
         """What is left of the budget, and no other's blocks, may go into drafts."""
+        sequence = part.sequence
         most = min(plan.tokens_left, plan.rows_left)
-        draft = sequence.draft(most, guesses=len(self.running) <= FEW_RUNNING)
+        if part.count > 1:
+            gain = None  # the first token is waited for
+        draft = sequence.draft(most, gain, guesses=len(self.running) <= FEW_RUNNING)
         room = sequence.num_tokens + len(draft)
         if draft and self.cache.can_extend(sequence.hold, room, spare=len(self.running)):
             self.cache.extend(sequence.hold, room)
@@ -178,7 +231,9 @@ class Scheduler:
         while index < len(self.running) and plan.tokens_left:
             sequence = self.running[index]
             if sequence.num_pending == 1:
-                while not self.cache.extend(sequence.hold, sequence.num_tokens):
+                while sequence.num_tokens > sequence.hold.room and not self.cache.extend(
+                    sequence.hold, sequence.num_tokens
+                ):
                     victim = self.running[-1]
                     self._preempt(victim, plan)
                     if victim is sequence:
@@ -191,11 +246,17 @@ class Scheduler:
 
     def _plan_new(self, plan: Plan) -> None:
         prefilling = [sequence for sequence in self.running if sequence.num_pending > 1]
+        expected = 0  # sequences that will soon take a place
         for sequence in self.waiting.copy():
-            if not plan.tokens_left:
+            if not plan.prompt_left:
                 return
-            if any(comes_first(other, sequence) for other in prefilling):
+            if len(self.running) + expected < self.max_sequences and any(
+                comes_first(other, sequence) for other in prefilling
+            ):
+                expected += 1
                 continue  # it will find in the cache what it would compute twice now
+            if expected and len(self.running) + expected >= self.max_sequences:
+                return
             if not self._admit(sequence, plan):
                 return
             self.waiting.remove(sequence)
@@ -231,6 +292,10 @@ class Scheduler:
         self._release(victim)
         insort(self.waiting, victim, key=lambda s: s.key)
         self.num_preemptions += 1
+
+    def ran(self, seconds: float) -> None:
+        """The step that was planned last took so long."""
+        self.pace.learn(self._last.num_decode_rows, self._last.num_prompt_tokens, seconds)
 
     def computed(self, part: Part) -> None:
         """The step has run: counts the part's tokens, whose blocks others may now use."""

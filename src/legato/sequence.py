@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import msgspec
 import numpy as np
 
 from legato.batch import F32, I32, U32
 from legato.cache.kv import Hold
 from legato.constraint.constraint import Constraint
+from legato.drafting.gain import Gain
+from legato.drafting.guesses import Guesses
 from legato.errors import EngineError
 from legato.request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
+from legato.speculation import Speculation
 
 NO_IDS: I32 = np.empty(0, np.int32)
 NO_VALUES: F32 = np.empty(0, np.float32)
@@ -34,8 +38,10 @@ class Sequence:
         max_len: int,
         salt: str,
         constraint: Constraint | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
-        self.request = request
+        # Its tokens are in the arrays below, and need no second place while it waits.
+        self.request = msgspec.structs.replace(request, prompt_token_ids=[], output_token_ids=[])
         self.index = index
         self.key = (request.priority, arrival, index)  # served in this order
         self.hold = Hold(salt)
@@ -50,6 +56,8 @@ class Sequence:
         self.last_token = given[-1]
         self.prompt_logprobs: list[TokenLogprobs] = []  # of given tokens 1, 2, ...
         self.constraint = constraint
+        self._speculation = speculation
+        self._guesses: Guesses | None = None
         self.is_announced = False  # its first output is out
 
         params = request.params
@@ -121,13 +129,38 @@ class Sequence:
         """All prompt log-probabilities are known."""
         return len(self.prompt_logprobs) == self.num_given - 1
 
-    def draft(self, most: int, *, guesses: bool = True) -> list[int]:
-        """Up to ``most`` tokens that are likely to follow the known ones."""
-        if self.constraint is None:
+    def draft(self, most: int, gain: Gain | None, *, guesses: bool = True) -> list[int]:
+        """Up to ``most`` tokens that are likely to follow the known ones: what a constraint knows
+        (or, with ``guesses``, what a grammar thinks), or else what pays of what came before."""
+        most = min(most, self.max_tokens - self.num_tokens - 1)
+        if self.constraint is not None:
+            known = self.constraint.draft(most, guesses=guesses)
+            if known:
+                return known
+            most = min(most, self.constraint.most_guesses)
+        if gain is None or most <= 0 or self._speculation is None:
             return []
-        return self.constraint.draft(
-            min(most, self.max_tokens - self.num_tokens - 1), guesses=guesses
-        )
+        draft = self._followed(self._speculation).draft(most, gain)
+        for count, token in enumerate(draft, 1):
+            if token in self.stop_ids:
+                return draft[:count]
+        return draft
+
+    def _followed(self, settings: Speculation) -> Guesses:
+        """Guesses that know all tokens."""
+        if self._guesses is None:
+            self._guesses = Guesses(
+                settings,
+                self._ids[: self.num_given].tolist(),
+                self.request.prediction_token_ids,
+                has_begun=self.num_given > self.num_prompt,
+            )
+        new = self.num_tokens - self._guesses.num_known
+        if new == 1:
+            self._guesses.follow((self.last_token,))
+        elif new:
+            self._guesses.follow(self._ids[self.num_tokens - new : self.num_tokens].tolist())
+        return self._guesses
 
     def accept(self, token: int) -> FinishReason | None:
         """Appends a token that was chosen; returns whether the sequence ends with it."""

@@ -10,10 +10,12 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "legato"
 
 # room -> rooms it may import from, besides itself. A room is a top-level module or folder of legato.
-LEAVES = {"errors", "config"}
+LEAVES = {"errors", "config", "speculation"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "speculation"},
+    "speculation": {"errors"},
+    "drafting": LEAVES | {"request"},
     "gguf_file": LEAVES,
     "kept_file": LEAVES,
     "request": LEAVES,
@@ -21,8 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "batch": LEAVES | {"request"},
     "cache": LEAVES | {"request", "batch"},
     "constraint": LEAVES | {"request", "batch"},
-    "sequence": LEAVES | {"request", "batch", "cache", "constraint"},
-    "scheduler": LEAVES | {"request", "batch", "cache", "sequence"},
+    "sequence": LEAVES | {"request", "batch", "cache", "constraint", "drafting"},
+    "scheduler": LEAVES | {"request", "batch", "cache", "drafting", "sequence"},
     "_native": {"batch"},
     "weights": LEAVES | {"_native", "gguf_file", "kept_file", "batch"},
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
@@ -31,10 +33,10 @@ ALLOWED: dict[str, set[str]] = {
     "messages": LEAVES | {"request", "models", "constraint"},
     "engine": LEAVES
     | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}
-    | {"messages", "models", "constraint"},
+    | {"messages", "models", "constraint", "drafting"},
     "engine_process": LEAVES | {"request", "messages", "engine", "models", "constraint"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
-    "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},
+    "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
     "flags": set(),
     "progress": set(),
 }

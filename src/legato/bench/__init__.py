@@ -1,4 +1,7 @@
 """``legato bench latency|throughput|serve``: time to first token, time per token, tokens/s, memory.
+``legato bench overhead``: what a step costs beside its native call.
+``legato bench speculation``: what guessing ahead brings.
+``legato bench stall``: what decoding streams feel of a long prompt.
 ``legato bench grammar``: what structured output costs.
 ``legato bench seam``: whether a continued answer is the uninterrupted one.
 
@@ -17,6 +20,9 @@ COMMANDS = {
     "latency": "one stream in this process: TTFT, time per token, memory",
     "throughput": "many prompts at once in this process: tokens per second",
     "serve": "many streams over HTTP against any OpenAI-compatible server",
+    "overhead": "what a decode step costs beside its native call, by batch size",
+    "speculation": "what guessing ahead brings, and what it costs where it cannot help",
+    "stall": "what decoding streams feel of a long prompt that enters",
     "grammar": "many sequences under a JSON schema, beside the same without one",
     "seam": "answers cut at every character and continued: how many go on exactly",
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from legato import models
 from legato.answer import spellings_of
@@ -18,6 +19,7 @@ from legato.engine import Engine
 from legato.errors import EngineError
 from legato.flags import add_flags, from_flags
 from legato.request import Request, SamplingParams
+from legato.runner import Program
 from legato.text.tokenizer import load_tokenizer
 from legato.weights import hub
 
@@ -49,25 +51,42 @@ class Timed:
 class EngineHere:
     """A loaded model. Raises ConfigError or ModelError as ``models.load`` does."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        wrapped: Callable[[Program], Program] = lambda program: program,
+    ) -> None:
+        """``wrapped`` makes of the loaded program the one that the engine runs."""
         config = from_flags(EngineConfig, arguments)
         if config.kv_cache_memory is None:
             arguments.kv_cache_memory = KV_MEMORY
             config = from_flags(EngineConfig, arguments)
+        self.config = config
         started = perf_counter()
         loaded = models.load(config)
         self.load_seconds = perf_counter() - started
         self.loaded_mib = memory_mib()
         self.info = loaded.info
         self.program = loaded.program
-        self._engine = Engine(loaded.program, loaded.info, config)
+        self.engine = Engine(wrapped(loaded.program), loaded.info, config)
         self._tokenizer = tokenizer = load_tokenizer(hub.resolve(config.model).path)
         self.encode: Encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         self.run(make_prompts(self.encode, count=1, length=32, seed=-1), output_len=4)  # warm up
 
     def describe(self) -> None:
         """Tells the engine what tokens spell, for ``run`` with a grammar."""
-        self._engine.describe(TokenTable(spellings_of(self._tokenizer, self.info)))
+        self.engine.describe(TokenTable(spellings_of(self._tokenizer, self.info)))
+
+    def add(
+        self, prompts: Sequence[list[int]], output_len: int, *, grammar: str = "", **how: Any
+    ) -> None:
+        """Requests 0, 1, ... for exactly ``output_len`` tokens each, greedy unless ``how`` says else."""
+        for index, prompt in enumerate(prompts):
+            fields = {"temperature": 0.0, "max_tokens": output_len, "ignore_eos": True, **how}
+            params = SamplingParams(seed=index, **fields)
+            self.engine.add(
+                Request(id=str(index), prompt_token_ids=prompt, params=params, grammar=grammar)
+            )
 
     def run(
         self,
@@ -79,15 +98,9 @@ class EngineHere:
     ) -> Timed:
         """All prompts at once, exactly ``output_len`` tokens for each."""
         timed = Timed(perf_counter(), {str(index): [] for index in range(len(prompts))})
-        for index, prompt in enumerate(prompts):
-            params = SamplingParams(
-                temperature=temperature, max_tokens=output_len, ignore_eos=True, seed=index
-            )
-            self._engine.add(
-                Request(id=str(index), prompt_token_ids=prompt, params=params, grammar=grammar)
-            )
-        while self._engine.has_work:
-            outputs = self._engine.step()
+        self.add(prompts, output_len, grammar=grammar, temperature=temperature)
+        while self.engine.has_work:
+            outputs = self.engine.step()
             now = perf_counter() - timed.started
             for output in outputs:
                 if output.error:

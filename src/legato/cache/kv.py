@@ -43,6 +43,11 @@ class Hold:
         return self.indexed * BLOCK_SIZE
 
     @property
+    def room(self) -> int:
+        """Tokens that its blocks have room for."""
+        return len(self.blocks) * BLOCK_SIZE
+
+    @property
     def is_empty(self) -> bool:
         return self.lane < 0
 

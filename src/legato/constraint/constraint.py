@@ -23,6 +23,9 @@ from legato.request import Request
 if TYPE_CHECKING:
     from legato.constraint.grammar import Grammar
 
+MAX_GUESSES = 1 << 20
+"""No limit."""
+
 MAX_DRAFT = 16
 """Tokens; most of a grammar's forced text is shorter."""
 
@@ -85,6 +88,16 @@ class Constraint:
         if self.grammar is None or not guesses:
             return []
         return self.grammar.draft(min(most, MAX_DRAFT))
+
+    @property
+    def most_guesses(self) -> int:
+        """How many tokens, whatever they are, may be guessed where ``draft`` knows none: no rule may
+        begin or end among them, but that of the grammar."""
+        if self._healing is not None:
+            return 0
+        if self._thoughts is None or not self._is_thinking:
+            return MAX_GUESSES
+        return 0 if self.grammar is not None else self._thoughts.most_free
 
     def rules(self, draft: Sequence[int]) -> Rules:
         """``draft``: the beginning of what ``draft()`` gave."""

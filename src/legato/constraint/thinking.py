@@ -55,6 +55,14 @@ class Thoughts:
             self._closing = list(self._thinking.closing_ids)
 
     @property
+    def most_free(self) -> int:
+        """Tokens that may be guessed before the budget could close the block."""
+        budget = self._thinking.budget
+        if budget is None:
+            return 1 << 20
+        return max(budget - self._used - 1, 0) if self.place is Place.INSIDE else 0
+
+    @property
     def may_break(self) -> bool:
         """A token of newlines may stand before the content."""
         return self.place is Place.AFTER and not self._broke

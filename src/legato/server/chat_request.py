@@ -5,7 +5,7 @@ Needs neither HTTP nor a model, so that ``legato render`` answers at once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,26 @@ from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import ChatTemplate
 from legato.text.thinking import template_kwargs
 from legato.text.vocabulary import Tokenizer
+
+
+class PredictedPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A text, as a part of a message may be one."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Prediction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """OpenAI's Predicted Outputs: text of which much will be in the answer, such as a file to edit."""
+
+    type: Literal["content"]
+    content: str | list[PredictedPart]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
 
 
 class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +56,11 @@ class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_
     reasoning_effort: str | None = None
     thinking: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def wanted_prediction(self) -> str:
+        return "" if self.prediction is None else self.prediction.text
 
     @property
     def names(self) -> dict[str, str]:

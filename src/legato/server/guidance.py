@@ -28,6 +28,11 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Whether the model shall think, or how hard, as ``thinking.wish`` has it; and who says so."""
         return None, ""
 
+    @property
+    def wanted_prediction(self) -> str:
+        """What much of the answer is expected to be. Raises RequestError."""
+        return ""
+
     def wanted_grammar(self) -> Wanted | None:
         """What the content shall be; None: anything. Raises RequestError."""
         return None
@@ -68,4 +73,18 @@ def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, gramma
         token_healing=heals,
         thinking=thinking,
         grammar=grammar,
+        prediction_token_ids=_prediction(fields.wanted_prediction, service),
     )
+
+
+def _prediction(text: str, service: Service) -> list[int]:
+    if not text:
+        return []
+    ids = service.text.encode(text, add_special_tokens=False, parse_special=False)
+    if len(ids) > service.engine.info.max_model_len:
+        raise RequestError(
+            f"the prediction has {len(ids)} tokens; the model's context length is "
+            f"{service.engine.info.max_model_len}",
+            "prediction",
+        )
+    return ids

@@ -56,6 +56,7 @@ async def chat_completions(http: Request, service: Service) -> Response:
     params = sampling_params(request, service.engine.info.default_sampling)
     prompt = await off_loop(size, lambda: render(request, service))
     grammar = await grammar_of(request, prompt, service)
+    guidance = await off_loop(size, lambda: guidance_of(request, prompt, service, grammar))
     with naming(request.names):
         answer = service.answer(
             prompt,
@@ -64,7 +65,7 @@ async def chat_completions(http: Request, service: Service) -> Response:
             priority=request.priority,
             cache_salt=request.cache_salt,
             field="messages",
-            guidance=guidance_of(request, prompt, service, grammar),
+            guidance=guidance,
         )
     if request.stream:
         events = ChatStream(request, answer, service).events()

@@ -122,7 +122,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "moderation": (),
     "web_search_options": (),
     "verbosity": ("medium",),

@@ -23,6 +23,10 @@ def usage(answers: list[Answer], *, generated: bool = True) -> dict[str, Any]:
 
 
 def chat_usage(answer: Answer) -> dict[str, Any]:
-    """Of a chat, where some of the tokens may be thoughts."""
+    """Of a chat, where some of the tokens may be thoughts, or were predicted."""
     details = {"reasoning_tokens": answer.reasoning_tokens}
+    if answer.predicted.counts is not None:
+        accepted, rejected = answer.predicted.counts
+        details["accepted_prediction_tokens"] = accepted
+        details["rejected_prediction_tokens"] = rejected
     return {**usage([answer]), "completion_tokens_details": details}

@@ -3,6 +3,8 @@ what it would get alone."""
 
 from __future__ import annotations
 
+import json
+
 import hypothesis.strategies as st
 import pytest
 from fake_program import (
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from legato.config import EngineConfig
+from legato.drafting.pace import Pace
 from legato.engine import Engine
 from legato.errors import ContextLengthError
 from legato.request import FinishReason, Output, Request, SamplingParams
@@ -48,6 +51,20 @@ sampling = st.fixed_dictionaries(
 )
 
 
+class Free(Pace):
+    """Guesses cost nothing, and prompts enter in pieces of any size."""
+
+    def __init__(self, chunk: int) -> None:
+        super().__init__()
+        self._chunk = chunk
+
+    def row_cost(self, rows: int) -> float:
+        return 0.0
+
+    def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
+        return min(most, self._chunk)
+
+
 class Schedules(RuleBasedStateMachine):
     @initialize(
         num_blocks=st.integers(2, 14),
@@ -55,16 +72,28 @@ class Schedules(RuleBasedStateMachine):
         tokens=st.integers(1, 40),
         caching=st.sampled_from([True, True, True, False]),
         length=st.sampled_from([20, 100, 1000]),
+        chunk=st.sampled_from([1, 5, 1000]),
+        most=st.sampled_from([0, 1, 3, 15]),
     )
     def start(
-        self, num_blocks: int, sequences: int, tokens: int, caching: bool, length: int
+        self,
+        num_blocks: int,
+        sequences: int,
+        tokens: int,
+        caching: bool,
+        length: int,
+        chunk: int,
+        most: int,
     ) -> None:
         config = EngineConfig(
-            max_num_seqs=sequences, max_num_batched_tokens=tokens, enable_prefix_caching=caching
+            max_num_seqs=sequences,
+            max_num_batched_tokens=tokens,
+            enable_prefix_caching=caching,
+            speculative_config=json.dumps({"num_speculative_tokens": most}),
         )
         self.config = config
         self.program = FakeProgram(num_blocks)
-        self.engine = Engine(self.program, model_info(num_blocks, length), config)
+        self.engine = Engine(self.program, model_info(num_blocks, length), config, Free(chunk))
         self.engine.describe(TABLE)
         self.requests: dict[str, Request] = {}
         self.outputs: dict[tuple[str, int], list[Output]] = {}
@@ -172,6 +201,39 @@ class Schedules(RuleBasedStateMachine):
                 eos_token_ids=[0],
             )
         )
+
+    @rule(
+        prompt=prompts,
+        params=sampling,
+        start=st.integers(0, 3),
+        wrong=st.sets(st.integers(0, 40), max_size=4),
+        left_out=st.sets(st.integers(0, 40), max_size=4),
+        eos=st.sampled_from([[], [0, 9]]),
+    )
+    def predict(
+        self,
+        prompt: list[int],
+        params: dict[str, object],
+        start: int,
+        wrong: set[int],
+        left_out: set[int],
+        eos: list[int],
+    ) -> None:
+        """Most of the answer is known beforehand."""
+        request = Request(
+            id=str(len(self.requests)),
+            prompt_token_ids=prompt,
+            params=SamplingParams(**params),
+            eos_token_ids=eos,
+        )
+        length = min(self.engine.max_model_len, len(prompt) + 60)
+        answer = expected(request, 0, length)[0] if length > len(prompt) else []
+        request.prediction_token_ids = [
+            (token + 1) % VOCAB if place in wrong else token
+            for place, token in enumerate(answer[start:])
+            if place not in left_out
+        ]
+        self.submit(request)
 
     def submit(self, request: Request) -> None:
         try:

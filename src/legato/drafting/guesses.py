@@ -1,0 +1,58 @@
+"""Guesses: the tokens that probably come next in one sequence, as many as pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from legato.drafting.chances import Chances
+from legato.drafting.gain import Gain
+from legato.drafting.lookup import Lookup
+from legato.speculation import Speculation
+
+
+class Guesses:
+    """``given``: the prompt, and output that came with the request. ``prediction``: tokens of which
+    much is expected to come (OpenAI's Predicted Outputs)."""
+
+    def __init__(
+        self,
+        settings: Speculation,
+        given: Sequence[int],
+        prediction: Sequence[int],
+        *,
+        has_begun: bool,
+    ) -> None:
+        """``has_begun``: a part of the output is among the given tokens."""
+        self._most = settings.num_speculative_tokens
+        self._chances = Chances()
+        self._lookup = Lookup(settings.prompt_lookup_min, settings.prompt_lookup_max, prediction)
+        self._lookup.fill(given)
+        if prediction and not has_begun:
+            self._lookup.start()
+
+    @property
+    def num_known(self) -> int:
+        """Tokens of the sequence that were followed."""
+        return self._lookup.num_pushed
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """These came next."""
+        lookup = self._lookup
+        for token in tokens:
+            guess = lookup.guess
+            if guess is not None:
+                self._chances.learn(lookup.agreeing, guess == token)
+            lookup.push(token)
+
+    def draft(self, most: int, gain: Gain) -> list[int]:
+        """Up to ``most`` guesses, as far as they pay."""
+        if self._lookup.at is None:
+            return []
+        most = min(most, self._most)
+        agreeing, probability, count = self._lookup.agreeing, 1.0, 0
+        while count < most:
+            probability *= self._chances.of(agreeing + count)
+            if not gain.pays(probability):
+                break
+            count += 1
+        return self._lookup.ahead(count) if count else []

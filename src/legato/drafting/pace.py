@@ -1,0 +1,101 @@
+"""Pace: what steps take, learned from those that ran.
+
+A step of decodes takes what steps with about as many rows took lately; a prompt's chunk adds so much
+for each of its tokens. Both decide about speed only: no number depends on them.
+"""
+
+from __future__ import annotations
+
+WEIGHT = 0.2
+"""Of the newest step in a mean."""
+
+OUTLIER = 3.0
+"""A step that took longer than so many times the mean counts as having taken that."""
+
+STALE = 1000
+"""Steps after which a mean that had none of its own means nothing."""
+
+ASSUMED_FIXED_ROWS = 8
+"""Before it was measured: a step's fixed cost is that of so many rows."""
+
+LEAST_CHUNK = 16
+"""Tokens of a prompt which every step may take."""
+
+TELLING_CHUNK = 4
+"""Tokens of a prompt from which a step tells what one of them adds."""
+
+
+class Mean:
+    """Moving means of a step's rows and its seconds."""
+
+    def __init__(self, rows: int, seconds: float, now: int) -> None:
+        self.rows = float(rows)
+        self.seconds = seconds
+        self.updated = now
+
+    def add(self, rows: int, seconds: float, now: int) -> None:
+        self.rows += WEIGHT * (rows - self.rows)
+        self.seconds += WEIGHT * (min(seconds, OUTLIER * self.seconds) - self.seconds)
+        self.updated = now
+
+
+class Pace:
+    """``target``: seconds that a step may take while sequences decode; None: as long as it takes."""
+
+    def __init__(self, target: float | None = None) -> None:
+        self._target = target
+        self._means: dict[int, Mean] = {}  # by the number of bits of the number of rows
+        self._token: float | None = None  # seconds that one token of a prompt adds
+        self._now = 0
+
+    def learn(self, rows: int, prompt_tokens: int, seconds: float) -> None:
+        """A step with ``rows`` decode rows (drafts among them) and chunks of prompts has run."""
+        if prompt_tokens == 0:
+            self._now += 1
+            kind = rows.bit_length()
+            mean = self._means.get(kind)
+            if mean is None or self._now - mean.updated > STALE:
+                self._means[kind] = Mean(rows, seconds, self._now)
+            else:
+                mean.add(rows, seconds, self._now)
+        elif prompt_tokens >= TELLING_CHUNK:
+            alone = self.seconds(rows) if rows else 0.0
+            each = max(seconds - (alone or 0.0), 0.1 * seconds) / prompt_tokens
+            old = self._token
+            self._token = each if old is None else old + WEIGHT * (min(each, OUTLIER * old) - old)
+
+    def seconds(self, rows: int) -> float | None:
+        """What a step of so many decode rows takes; None before any was seen."""
+        mean = self._means.get(rows.bit_length())
+        if mean is not None and self._now - mean.updated <= STALE:
+            return mean.seconds * (rows + ASSUMED_FIXED_ROWS) / (mean.rows + ASSUMED_FIXED_ROWS)
+        known = [mean for mean in self._means.values() if self._now - mean.updated <= STALE]
+        if not known:
+            return None
+        near = min(known, key=lambda mean: abs(mean.rows - rows))
+        return near.seconds * (rows + ASSUMED_FIXED_ROWS) / (near.rows + ASSUMED_FIXED_ROWS)
+
+    def row_cost(self, rows: int) -> float:
+        """What one row more adds to a step of ``rows``, in such steps."""
+        more = rows + max(rows, ASSUMED_FIXED_ROWS)
+        base, wider = self._means.get(rows.bit_length()), self._means.get(more.bit_length())
+        if (
+            base is None
+            or wider is None
+            or base is wider
+            or self._now - min(base.updated, wider.updated) > STALE
+        ):
+            return 1.0 / (rows + ASSUMED_FIXED_ROWS)
+        added = (wider.seconds - base.seconds) / (wider.rows - base.rows)
+        return max(added, 0.0) / base.seconds
+
+    def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
+        """How many tokens of prompts a step may take in while ``decoding`` sequences decode.
+
+        The more enter for each that decodes, the longer it may take: they wait, too.
+        """
+        alone = self.seconds(decoding)
+        if self._target is None or alone is None or self._token is None:
+            return most
+        room = self._target * max(1.0, entering / decoding) - alone
+        return min(most, max(LEAST_CHUNK, int(room / self._token)))

@@ -1,0 +1,244 @@
+"""Guessing ahead: fewer steps, the same answers; how many are guessed, and when none."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from fake_program import FakeProgram, expected, model_info
+from test_engine import ask, run, tokens
+
+from legato.config import EngineConfig
+from legato.drafting.chances import Chances
+from legato.drafting.gain import Gain
+from legato.drafting.guesses import Guesses
+from legato.drafting.lookup import Lookup
+from legato.drafting.pace import LEAST_CHUNK, Pace
+from legato.engine import Engine
+from legato.errors import ConfigError
+from legato.request import Request
+from legato.speculation import Speculation
+
+
+class Costs(Pace):
+    """A row more costs ``row`` of what a step costs."""
+
+    def __init__(self, row: float) -> None:
+        super().__init__()
+        self._row = row
+
+    def row_cost(self, rows: int) -> float:
+        return self._row
+
+
+def engine_of(row: float = 0.05, **settings: object) -> tuple[Engine, FakeProgram]:
+    program = FakeProgram(64)
+    return Engine(program, model_info(64), EngineConfig(**settings), Costs(row)), program
+
+
+def predicted(id: str, prompt: list[int], **params: object) -> Request:
+    """A request whose answer is known beforehand."""
+    request = ask(id, prompt, **params)
+    request.prediction_token_ids = expected(request, 0, 1000)[0]
+    return request
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"frequency_penalty": 0.5}])
+def test_a_right_prediction_saves_steps(params: dict[str, object]) -> None:
+    engine, program = engine_of()
+    request = predicted("a", [1, 2, 3], max_tokens=60, **params)
+    engine.add(request)
+    assert tokens(run(engine), "a") == request.prediction_token_ids
+    assert program.steps < 15
+
+
+def test_a_wrong_prediction_changes_nothing() -> None:
+    engine, program = engine_of()
+    request = ask("a", [1, 2, 3], max_tokens=40)
+    request.prediction_token_ids = [9, 8, 7] * 20
+    engine.add(request)
+    assert tokens(run(engine), "a") == expected(request, 0, 1000)[0]
+    assert program.steps == 40
+
+
+def test_a_prediction_is_found_again_behind_an_edit() -> None:
+    engine, program = engine_of()
+    request = predicted("a", [1, 2, 3], max_tokens=90)
+    answer = request.prediction_token_ids
+    request.prediction_token_ids = answer[:30] + [7, 7, 7, 7] + answer[35:60] + answer[64:]
+    engine.add(request)
+    assert tokens(run(engine), "a") == answer
+    assert program.steps < 40
+
+
+def test_a_draft_ends_with_a_stop_token() -> None:
+    engine, program = engine_of()
+    free = predicted("a", [1, 2, 3], max_tokens=30)
+    stop = free.prediction_token_ids[9]
+    request = ask("b", [1, 2, 3], max_tokens=30, stop_token_ids=[stop])
+    request.prediction_token_ids = free.prediction_token_ids
+    engine.add(request)
+    outputs = run(engine)
+    assert tokens(outputs, "b") == expected(request, 0, 1000)[0]
+    assert outputs[-1].stop_token_id == stop
+
+
+def test_what_does_not_pay_is_not_guessed() -> None:
+    engine, program = engine_of(row=1.0)
+    engine.add(predicted("a", [1, 2, 3], max_tokens=20))
+    run(engine)
+    assert program.steps == 20 and max(program.rows) == 3
+
+
+def test_it_can_be_switched_off() -> None:
+    engine, program = engine_of(speculative_config="off")
+    engine.add(predicted("a", [1, 2, 3], max_tokens=20))
+    run(engine)
+    assert program.steps == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "must be an object"),
+        ('{"tokens": 3}', "keys among"),
+        ('{"method": "eagle"}', "method must be 'ngram'"),
+        ('{"num_speculative_tokens": 65}', r"num_speculative_tokens must be an integer in 0\.\.64"),
+        ('{"prompt_lookup_min": 4, "prompt_lookup_max": 3}', r"prompt_lookup_max .* in 4\.\.16"),
+        ('{"num_speculative_tokens": true}', "must be an integer"),
+    ],
+)
+def test_settings_are_checked(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        EngineConfig(speculative_config=text)
+
+
+def guess_by_scanning(known: list[int], least: int) -> set[int]:
+    """What followed the last ``least`` tokens earlier: the oracle."""
+    last = known[-least:]
+    ends = range(least, len(known))
+    return {known[end] for end in ends if known[end - least : end] == last}
+
+
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_a_lookup_guesses_what_followed_before(least: int) -> None:
+    source = random.Random(least)
+    lookup, known = Lookup(least, 5), [source.randrange(4) for _ in range(20)]
+    lookup.fill(known)
+    for _ in range(400):
+        found = guess_by_scanning(known, least)
+        assert (lookup.guess in found) if found else lookup.guess is None
+        known.append(source.randrange(4))
+        lookup.push(known[-1])
+    assert lookup.num_pushed == len(known)
+
+
+def test_a_lookup_goes_round_in_a_circle() -> None:
+    lookup = Lookup(2, 5)
+    lookup.fill([9, 1, 2, 3, 1, 2])
+    assert lookup.ahead(7) == [3, 1, 2, 3, 1, 2, 3]
+
+
+def test_a_prediction_ends_where_it_ends() -> None:
+    lookup = Lookup(2, 5, [1, 2, 3])
+    lookup.fill([7, 8])
+    lookup.start()
+    assert lookup.ahead(9) == [1, 2, 3]
+    for token in [1, 2, 3]:
+        lookup.push(token)
+    assert lookup.ahead(9) == [] and lookup.guess is None
+
+
+def test_chances_follow_what_happens() -> None:
+    chances = Chances()
+    for _ in range(50):
+        chances.learn(3, is_right=False)
+        chances.learn(20, is_right=True)
+    assert chances.of(2) < 0.05 and chances.of(40) > 0.99
+
+
+def best_by_trying(probabilities: Sequence[float], row: float) -> int:
+    """The number of guesses with most tokens for the time."""
+
+    def rate(count: int) -> float:
+        return (1 + sum(probabilities[:count])) / (1 + row * count)
+
+    return max(range(len(probabilities) + 1), key=rate)
+
+
+@pytest.mark.parametrize("row", [0.02, 0.1, 0.3, 0.9])
+@pytest.mark.parametrize("chance", [0.3, 0.6, 0.9, 0.99])
+def test_as_much_is_guessed_as_brings_most(row: float, chance: float) -> None:
+    gain, count = Gain(1, row), 0
+    probabilities = [chance**ahead for ahead in range(1, 65)]
+    while count < 64 and gain.pays(probabilities[count]):
+        count += 1
+    assert count == best_by_trying(probabilities, row)
+
+
+def test_a_text_without_repetition_is_left_alone() -> None:
+    """After a while of accidental repetitions, guesses cost less than 2 % of the time."""
+    source = random.Random(3)
+    guesses = Guesses(
+        Speculation(), [source.randrange(20) for _ in range(500)], [], has_begun=False
+    )
+    drafted, row = [], 0.1
+    for _ in range(600):
+        drafted.append(len(guesses.draft(15, Gain(1, row))))
+        guesses.follow([source.randrange(20)])
+    assert row * sum(drafted[200:]) < 0.02 * 400
+
+
+def test_pace_learns_what_rows_and_prompts_take() -> None:
+    pace = Pace(target=0.050)
+    assert pace.prompt_tokens(4, 1, 512) == 512  # nothing is known
+    for _ in range(60):
+        pace.learn(4, 0, 0.010)
+        pace.learn(12, 0, 0.018)
+        pace.learn(4, 100, 0.110)
+    assert pace.row_cost(4) == pytest.approx(0.1, rel=0.01)
+    assert pace.prompt_tokens(4, 1, 512) == pytest.approx(40, abs=1)
+    assert pace.prompt_tokens(4, 40, 512) == pytest.approx(490, abs=1)
+    assert pace.prompt_tokens(4, 40, 100) == 100
+    assert Pace().prompt_tokens(4, 1, 512) == 512
+
+
+def test_a_target_bounds_the_step() -> None:
+    pace = Pace(target=0.030)
+    for _ in range(60):
+        pace.learn(4, 0, 0.010)
+        pace.learn(4, 100, 0.110)
+    assert pace.prompt_tokens(4, 1, 512) == pytest.approx(20, abs=1)
+    slow = Pace(target=0.001)
+    slow.learn(4, 0, 0.010)
+    slow.learn(4, 100, 0.110)
+    assert slow.prompt_tokens(4, 1, 512) == LEAST_CHUNK
+
+
+def test_a_prompt_enters_in_chunks_that_decoding_can_wait_for() -> None:
+    class Paced(Costs):
+        def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
+            assert (decoding, entering) == (2, 1)
+            return 7
+
+    program = FakeProgram(64)
+    config = EngineConfig(max_num_batched_tokens=64)
+    engine = Engine(program, model_info(64), config, Paced(1.0))
+    for name in "ab":
+        engine.add(ask(name, [ord(name) % 50], max_tokens=80))
+    engine.step()
+    request = ask("long", [1 + i % 40 for i in range(100)], max_tokens=1)
+    engine.add(request)
+    outputs = run(engine)
+    assert tokens(outputs, "long") == expected(request, 0, 1000)[0]
+    assert max(program.rows) == 2 + 7
+
+
+def test_nobody_decodes_nobody_waits() -> None:
+    program = FakeProgram(64)
+    engine = Engine(program, model_info(64), EngineConfig(max_num_batched_tokens=64), Pace(0.0001))
+    engine.add(ask("long", [1] * 200, max_tokens=2))
+    run(engine)
+    assert program.rows == [64, 64, 64, 8, 1]
