@@ -104,13 +104,13 @@ def _ratio(content: dict[str, Any], column: Column, ours: str, theirs: str) -> S
 def _target(column: Column) -> str:
     if math.isfinite(column.limit):
         return f"<= {column.limit:g} {column.unit}"
-    return f">= {column.target:g}x"
+    return f">= {column.target:g}x" if math.isfinite(column.target) else ""
 
 
 def _verdict(content: dict[str, Any], column: Column, ours: str, ratio: Spread) -> str:
     if math.isfinite(column.limit):
         met = content["figures"][ours][column.key]["median"] <= column.limit
-    elif math.isnan(ratio.median):
+    elif math.isnan(ratio.median) or math.isnan(column.target):
         return ""
     else:
         met = ratio.median >= column.target
