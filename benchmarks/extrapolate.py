@@ -72,7 +72,7 @@ class Shares:
 
 # VNNI on 512 bits: 128 operations a cycle where a unit is half as wide, 256 on Zen 5; AMX 2,048
 MACHINES = (
-    Machine("2 cores of Zen 4, virtual", 2, 3.7, 128, 50),
+    Machine("2 cores of Zen 4, virtual", 2, 3.7, 128, 40),
     Machine("2 cores of Zen 5, virtual", 2, 3.8, 256, 44),
     Machine("desktop: 16 cores of Zen 5, 2 channels DDR5-6000", 16, 4.5, 256, 80),
     Machine("server: 64 cores of Zen 5, 12 channels DDR5-6000", 64, 3.5, 256, 480),

@@ -40,14 +40,17 @@ def publish(reports: Sequence[Path], plots: Path) -> None:
 
 
 def merged(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first race with the others' contestants; what the first has stays as it is."""
+    """The first race with the others' contestants, or with fidelity.py's quality; what the first has
+    stays as it is."""
     content = races[0]
     for other in races[1:]:
         for part in ("figures", "memory_mib", "quality", "absent"):
             content[part] = content[part] | {
-                name: found for name, found in other[part].items() if name not in content[part]
+                name: found
+                for name, found in other.get(part, {}).items()
+                if name not in content[part]
             }
-        content["noise"] = [*content["noise"], *other["noise"]]
+        content["noise"] = [*content["noise"], *other.get("noise", [])]
     return content
 
 
