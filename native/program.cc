@@ -41,6 +41,15 @@ Format parse_format(const std::string& name) {
   refuse("format", "'" + name + "' is unknown");
 }
 
+KvType parse_kv_type(const std::string& name) {
+  const std::pair<const char*, KvType> known[] = {
+      {"float16", KvType::F16}, {"bfloat16", KvType::BF16}, {"float32", KvType::F32}, {"int8", KvType::I8}};
+  for (const auto& [type, value] : known) {
+    if (name == type) return value;
+  }
+  refuse("dtype", "'" + name + "' is unknown");
+}
+
 constexpr int64_t kMostRows =
     int64_t{1} << 24;  // tokens of a step, width of a buffer, rows of a matrix: sane, no overflow
 
@@ -149,9 +158,9 @@ void Program::kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, c
   in_range("blocks", blocks, 1, (int64_t{1} << 31) / kBlock - 1);  // slots are int32
   in_range("kv_heads", kv_heads, 1, 1 << 16);
   in_range("head_dim", head_dim, 1, 1 << 16);
-  if (type != "float16" && type != "bfloat16" && type != "float32") refuse("dtype", "'" + type + "' is unknown");
-  const KvType kv_type = type == "float16" ? KvType::F16 : type == "bfloat16" ? KvType::BF16 : KvType::F32;
-  const int64_t bytes = int64_t{kBlock} * kv_heads * head_dim * (kv_type == KvType::F32 ? 4 : 2);
+  const KvType kv_type = parse_kv_type(type);
+  if (kv_type == KvType::I8) in_range("head_dim", head_dim, 1, kMostInt8Dimensions);
+  const int64_t bytes = kv_heads * kv_head_bytes(kv_type, head_dim);
   const int64_t piece = (bytes + 63) / 64 * 64;  // K or V of one layer
   // Not a multiple of a page: the blocks of a layer would share the sets of the first-level cache.
   const int64_t stride = (2 * piece * layers + 4095) / 4096 * 4096 + 17 * 64;

@@ -1,5 +1,5 @@
 // Time of one attention layer for the shapes that matter. Usage: bench_attention [isa] [threads] [part of a shape's
-// name]
+// name] [int8: the cache's type, else 16-bit floats]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -42,10 +42,10 @@ class Barrier {
   std::atomic<int> waiting_{0}, round_{0};
 };
 
-void bench(const Kernels& table, const Case& c, int threads) {
+void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   constexpr int kLayers = 30;  // each call reads another layer, as a model does
   const int blocks_each = (c.context + c.rows + kBlock - 1) / kBlock, blocks = blocks_each * c.sequences;
-  const size_t layer_bytes = (size_t)blocks * c.kv_heads * c.head_dim * kBlock * 2;
+  const size_t layer_bytes = (size_t)(blocks * c.kv_heads * kv_head_bytes(type, c.head_dim));
   const int layers = (int)std::max<size_t>(1, std::min<size_t>(kLayers, ((size_t)512 << 20) / layer_bytes));
   std::vector<uint16_t> k(layer_bytes / 2 * (size_t)layers, 0x2e66), v(k.size(), 0x2e66);
   for (size_t i = 0; i < k.size(); ++i) k[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
@@ -63,7 +63,7 @@ void bench(const Kernels& table, const Case& c, int threads) {
                   width,
                   out.data(),
                   width,
-                  {KvType::F16, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)layer_bytes / blocks},
+                  {type, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)layer_bytes / blocks},
                   positions.data(),
                   sequences.data(),
                   tables.data(),
@@ -104,7 +104,8 @@ void bench(const Kernels& table, const Case& c, int threads) {
   for (int p : positions) seen += c.window ? std::min(p + 1, c.window) : p + 1;
   read = (double)c.sequences * (c.window ? std::min(c.context + c.rows, c.window + c.rows) : c.context + c.rows);
   std::printf("%-34s %9.1f us/layer (best %8.1f)  %7.1f GFLOP/s %6.1f GB/s\n", c.name, median, best,
-              seen * c.heads * c.head_dim * 4 / best * 1e-3, read * c.kv_heads * c.head_dim * 4 / best * 1e-3);
+              seen * c.heads * c.head_dim * 4 / best * 1e-3,
+              read * c.kv_heads * (double)kv_head_bytes(type, c.head_dim) / (kBlock / 2) / best * 1e-3);
 }
 
 }  // namespace
@@ -117,6 +118,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bench_attention: this machine does not run '%s'\n", isa);
     return 2;
   }
+  const KvType type = argc > 4 && std::strcmp(argv[4], "int8") == 0 ? KvType::I8 : KvType::F16;
   const Case cases[] = {
       {"smollm2 decode 1 x 64", 9, 3, 64, 0, 1, 63, 1},
       {"smollm2 decode 1 x 512", 9, 3, 64, 0, 1, 511, 1},
@@ -134,6 +136,6 @@ int main(int argc, char** argv) {
       {"mha 16/16 x 128 prefill 256", 16, 16, 128, 0, 1, 0, 256},
   };
   for (const Case& c : cases) {
-    if (argc <= 3 || std::strstr(c.name, argv[3])) bench(*table, c, threads);
+    if (argc <= 3 || std::strstr(c.name, argv[3])) bench(*table, c, threads, type);
   }
 }

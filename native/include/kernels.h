@@ -30,10 +30,14 @@ struct Matrix {
   int64_t tile_bytes;   // bytes of one tile of 16 outputs
 };
 
-enum class KvType : int32_t { F16, BF16, F32 };
+enum class KvType : int32_t { F16, BF16, F32, I8 };
 
 // One layer of the paged cache.
 //   K: [block][kv_head][head_dim][16 positions]   V: [block][kv_head][16 positions][head_dim]
+// I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else; head_dim is
+// padded to D, a multiple of 16 (what lies in the padding is never used), and pairs lie together:
+//   K: [block][kv_head]{[D/2][16 positions][2], scale[16]}   V: [block][kv_head]{[8 pairs of positions][D][2],
+//   scale[16]}
 struct KvLayer {
   KvType type;
   int32_t kv_heads, head_dim;
@@ -42,6 +46,13 @@ struct KvLayer {
   int64_t blocks;
   int64_t block_stride;  // bytes from a block to the next, in k and in v: the layers of a block may lie together
 };
+
+// Bytes of one block of K or V for one KV head.
+static inline int64_t kv_head_bytes(KvType type, int64_t head_dim) {
+  if (type == KvType::I8) return (head_dim + 15) / 16 * 16 * kBlock + kBlock * int64_t{4};
+  return head_dim * kBlock * (type == KvType::F32 ? 4 : 2);
+}
+inline constexpr int kMostInt8Dimensions = 512;  // so that sums of 16-bit times 8-bit products fit into 32 bits
 
 struct AttentionArgs {
   const float* q;  // row t: q + t * q_stride, [heads][head_dim]

@@ -5,6 +5,7 @@
 // A unit of work is (a few rows of one sequence) x (the query heads of one KV head). Threads take contiguous shares
 // of all units by cost. A unit may be cut between threads at a tile border: the later thread stores its tiles raw and
 // phase 1 lets them enter the state in order, so the bits do not depend on where the cut was.
+#include "attention_integers.h"
 #include "attention_plan.h"
 #include "fill.h"
 
@@ -116,7 +117,7 @@ class Worker {
       Running* running = raw ? d_.raw_running + slot : d_.running;
       for (int q = 0, n; q < queries; q += n) {
         n = sub_block(queries - q);
-        const float* x = d_.queries + (int64_t)q * a_.kv.head_dim;
+        const float* x = d_.queries + (int64_t)q * s_.padded;
         float* sums = state + (int64_t)q * s_.padded;
         with_size(n, [&](auto size) { one<size.value>(u, t, q, x, sums, *running, raw); });
         ++running;
@@ -171,11 +172,16 @@ class Worker {
     const int head_dim = a_.kv.head_dim;
     for (int q = 0, n; q < queries; q += n) {
       n = sub_block(queries - q);
-      float* to = d_.queries + (int64_t)q * head_dim;
+      float* to = d_.queries + (int64_t)q * s_.padded;
       for (int i = 0; i < n; ++i) {
         const int row = u.row + (q + i) / s_.group, head = u.kv_head * s_.group + (q + i) % s_.group;
         const float* from = a_.q + row * a_.q_stride + (int64_t)head * head_dim;
-        for (int d = 0; d < head_dim; ++d) to[d * n + i] = from[d] * curve_.query_scale;
+        if constexpr (E::kIntegers) {
+          const float unit = quantise_query(from, head_dim, s_.padded, n, (int16_t*)to + 2 * i);
+          d_.factors[q + i] = unit * curve_.query_scale;
+        } else {
+          for (int d = 0; d < head_dim; ++d) to[d * n + i] = from[d] * curve_.query_scale;
+        }
       }
     }
   }
@@ -193,11 +199,11 @@ class Worker {
     const int32_t* table = a_.block_tables + a_.sequences[u.row] * a_.table_stride;
     const int from = t * kTile > u.low ? t * kTile : u.low;
     const int to = (t + 1) * kTile < u.high ? (t + 1) * kTile : u.high;
-    const int64_t size = (int64_t)a_.kv.head_dim * kBlock;
+    const int64_t size = kv_head_bytes(a_.kv.type, a_.kv.head_dim);
     for (int b = from / kBlock; b * kBlock < to; ++b) {
       const int64_t block = table[b] * a_.kv.block_stride, head = u.kv_head * size;
-      k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block) + head;
-      if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block) + head;
+      k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block + head);
+      if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block + head);
     }
   }
 
@@ -219,6 +225,18 @@ class Worker {
     return (Mask16)live;
   }
 
+  // Integer weights of blocks [begin, end) that a query sees nothing of, or that no query has.
+  void clear_unseen(const Visible& seen, Mask16 live, int n, int begin, int end) {
+    for (int i = 0; i < n; ++i) {
+      int16_t* weights = (int16_t*)(d_.scores + i * kTile);
+      const bool any = live >> i & 1;
+      const int first = any ? seen.low[i] / kBlock : end, last = any ? (seen.high[i] + kBlock - 1) / kBlock : end;
+      for (int b = begin; b < end; ++b) {
+        if (b < first || b >= last) __builtin_memset(weights + b * kBlock, 0, kBlock * 2);
+      }
+    }
+  }
+
   // One tile for the NQ queries from q.
   template <int NQ>
   [[gnu::noinline]] void one(const Unit& u, int t, int q, const float* x, float* state, Running& running, bool raw) {
@@ -231,13 +249,23 @@ class Worker {
       low = seen.low[i] < low ? seen.low[i] : low;
       high = seen.high[i] > high ? seen.high[i] : high;
     }
-    score_range<E, NQ>(blocks_, low / kBlock, (high + kBlock - 1) / kBlock, x, a_.kv.head_dim, d_.scores);
+    const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
+    if constexpr (E::kIntegers) {
+      score_range_integers<NQ>(blocks_, begin, end, (const int16_t*)x, s_.padded, d_.factors + q, d_.scores);
+    } else {
+      score_range<E, NQ>(blocks_, begin, end, x, a_.kv.head_dim, d_.scores);
+    }
     Running part;
     F32x16::zero().store(part.maximum);
     F32x16::zero().store(part.sum);
+    float units[NQ] = {};
     for (int i = 0; i < NQ; ++i) {
       if (!(live >> i & 1)) continue;
-      soften(d_.scores + i * kTile, seen.low[i], seen.high[i], curve_, &part.maximum[i], &part.sum[i]);
+      float* scores = d_.scores + i * kTile;
+      soften(scores, seen.low[i], seen.high[i], curve_, &part.maximum[i], &part.sum[i]);
+      if constexpr (E::kIntegers)
+        units[i] =
+            narrow_weights(blocks_, seen.low[i] / kBlock, (seen.high[i] + kBlock - 1) / kBlock, s_.padded, scores);
     }
     Blend blend;
     blend.raw = raw;
@@ -247,6 +275,7 @@ class Worker {
       enter(running, part, live, blend);
     }
     constexpr int kPart = NQ > 6 ? NQ / 2 : NQ;  // values need four registers a query
+    if constexpr (E::kIntegers) clear_unseen(seen, live, NQ, begin, end);
     for (int i = 0; i < NQ; i += kPart) {
       Visible half;
       for (int j = 0; j < kPart; ++j) {
@@ -255,8 +284,14 @@ class Worker {
         blend.keep[j] = blend.keep[i + j];
         blend.enter[j] = blend.enter[i + j];
       }
-      value_range<E, kPart>(blocks_, half, d_.scores + i * kTile, blend, a_.kv.head_dim, 0,
-                            state + (int64_t)i * s_.padded, s_.padded);
+      const float* weights = d_.scores + i * kTile;
+      float* sums = state + (int64_t)i * s_.padded;
+      if constexpr (E::kIntegers) {
+        value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + i, (Mask16)(live >> i), blend,
+                                    s_.padded, 0, sums);
+      } else {
+        value_range<E, kPart>(blocks_, half, weights, blend, a_.kv.head_dim, 0, sums, s_.padded);
+      }
     }
   }
 
@@ -310,9 +345,7 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
 template <class E>
 void merge(const AttentionArgs& a, const Plan& plan, char* scratch, int thread, int threads) {
   Desk desk, next;
-  const auto at = [&](int t, Desk* d) {
-    lay_out(plan.shape, a.kv.head_dim, plan.tiles, scratch + plan.desk_bytes * t, d);
-  };
+  const auto at = [&](int t, Desk* d) { lay_out(plan.shape, plan.tiles, scratch + plan.desk_bytes * t, d); };
   at(thread, &desk);
   const Unit u = desk.header->head;
   if (u.rows == 0) return;
@@ -333,7 +366,7 @@ void run(const AttentionArgs& a, void* scratch, int phase, int thread, int threa
   const Plan plan = plan_of(a, threads);
   if (phase == 1) return merge<E>(a, plan, (char*)scratch, thread, threads);
   Desk desk;
-  lay_out(plan.shape, a.kv.head_dim, plan.tiles, (char*)scratch + plan.desk_bytes * thread, &desk);
+  lay_out(plan.shape, plan.tiles, (char*)scratch + plan.desk_bytes * thread, &desk);
   compute<E>(a, plan, desk, thread, threads);
 }
 
@@ -345,6 +378,8 @@ void attention(const AttentionArgs& a, void* scratch, int phase, int thread, int
       return run<BrainElement>(a, scratch, phase, thread, threads);
     case KvType::F32:
       return run<SingleElement>(a, scratch, phase, thread, threads);
+    case KvType::I8:
+      return run<IntegerElement>(a, scratch, phase, thread, threads);
   }
 }
 

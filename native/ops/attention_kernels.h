@@ -29,14 +29,17 @@ constexpr int kMaxQueries = 1;
 
 struct HalfElement {
   using Raw = uint16_t;
+  static constexpr bool kIntegers = false;
   static F32x16 load(const Raw* p) { return F32x16::load_f16(p); }
 };
 struct BrainElement {
   using Raw = uint16_t;
+  static constexpr bool kIntegers = false;
   static F32x16 load(const Raw* p) { return F32x16::load_bf16(p); }
 };
 struct SingleElement {
   using Raw = float;
+  static constexpr bool kIntegers = false;
   static F32x16 load(const Raw* p) { return F32x16::load(p); }
 };
 

@@ -113,7 +113,8 @@ struct Header {
 // One thread's part of the scratch memory.
 struct Desk {
   Header* header;
-  float* queries;        // scaled; per sub-block [head_dim][NQ]
+  float* queries;        // scaled; per sub-block [head_dim][NQ], as integers [head_dim / 2][NQ][2]
+  float* factors;        // of queries as integers
   float* state;          // [queries][padded]
   float* scores;         // [kMaxQueries][kTile]
   Running* running;      // [sub-blocks]
@@ -135,7 +136,7 @@ int raw_tiles(const AttentionArgs& a, const Shape& s, int threads) {
 }
 
 // Sub-blocks of a unit never exceed its queries. Returns the bytes of a desk; sets *desk unless base is null.
-size_t lay_out(const Shape& s, int head_dim, int tiles, char* base, Desk* desk) {
+size_t lay_out(const Shape& s, int tiles, char* base, Desk* desk) {
   size_t at = 0;
   const auto take = [&](size_t bytes) {
     char* p = base ? base + at : nullptr;
@@ -144,7 +145,8 @@ size_t lay_out(const Shape& s, int head_dim, int tiles, char* base, Desk* desk) 
   };
   Desk d;
   d.header = (Header*)take(sizeof(Header));
-  d.queries = (float*)take(sizeof(float) * s.queries * head_dim);
+  d.queries = (float*)take(sizeof(float) * s.queries * s.padded);
+  d.factors = (float*)take(sizeof(float) * s.queries);
   d.state = (float*)take(sizeof(float) * s.queries * s.padded);
   d.scores = (float*)take(sizeof(float) * kMaxQueries * kTile);
   d.running = (Running*)take(sizeof(Running) * s.queries);
@@ -163,7 +165,7 @@ Plan plan_of(const AttentionArgs& a, int threads) {
   Plan p;
   p.shape = shape_of(a);
   p.tiles = raw_tiles(a, p.shape, threads);
-  p.desk_bytes = lay_out(p.shape, a.kv.head_dim, p.tiles, nullptr, nullptr);
+  p.desk_bytes = lay_out(p.shape, p.tiles, nullptr, nullptr);
   return p;
 }
 

@@ -29,6 +29,15 @@ double element(KvType type, const uint8_t* data, int64_t index) {
   return x;
 }
 
+// Element (position, dimension) of a KV head's block of K or V.
+double kv_element(const KvLayer& kv, bool is_key, const uint8_t* block, int64_t head, int64_t position, int64_t d) {
+  const uint8_t* data = block + head * kv_head_bytes(kv.type, kv.head_dim);
+  if (kv.type != KvType::I8) return element(kv.type, data, is_key ? d * kBlock + position : position * kv.head_dim + d);
+  const int64_t padded = (kv.head_dim + 15) / 16 * 16;
+  const int64_t at = is_key ? (d / 2 * kBlock + position) * 2 + d % 2 : (position / 2 * padded + d) * 2 + position % 2;
+  return (int8_t)data[at] * element(KvType::F32, data + padded * kBlock, position);
+}
+
 struct Score {
   double value, error;
 };
@@ -40,20 +49,24 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   const int32_t* table = a.block_tables + a.sequences[row] * a.table_stride;
   const float* q = a.q + row * a.q_stride + head * dim;
   constexpr double eps = 0x1p-24;
+  double largest = 0;
+  for (int64_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(q[d]));
+  // Of 16-bit queries and weights: half a unit each.
+  const double rounding = kv.type == KvType::I8 ? 0.5001 / 32767 : 0;
   std::vector<Score> scores;
   double greatest = -INFINITY, error = 0;
   for (int p = first; p <= position; ++p) {
     const uint8_t* block = kv.k + table[p / kBlock] * kv.block_stride;
-    const int64_t base = kv_head * dim * kBlock + p % kBlock;
     Score s{0, 0};
-    double squares = 0;
+    double squares = 0, sizes = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      const double product = q[d] * element(kv.type, block, base + d * kBlock) * a.scale;
+      const double key = kv_element(kv, true, block, kv_head, p % kBlock, d), product = q[d] * key * a.scale;
+      sizes += std::fabs(key);
       s.value += product;
       squares += product * product;
     }
     // A chain of dim roundings, each at most eps of a partial sum that grows like a random walk, added like one.
-    s.error = 4 * eps * std::sqrt((double)dim * squares);
+    s.error = 4 * eps * std::sqrt((double)dim * squares) + rounding * largest * sizes * a.scale;
     if (a.softcap > 0) {
       s.value = a.softcap * std::tanh(s.value / a.softcap);
       s.error += 32 * eps * std::fabs(s.value);
@@ -64,14 +77,18 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
     scores.push_back(s);
   }
   double total = 0;
-  std::vector<double> sums((size_t)dim), sizes((size_t)dim);
+  std::vector<double> sums((size_t)dim), sizes((size_t)dim), largest_of_tile((size_t)(position / 128 + 1));
   for (int p = first; p <= position; ++p) {
     const double weight = std::exp(scores[(size_t)(p - first)].value - greatest);
     const uint8_t* block = kv.v + table[p / kBlock] * kv.block_stride;
-    const int64_t base = (kv_head * kBlock + p % kBlock) * dim;
     total += weight;
+    if (kv.type == KvType::I8) {  // a tile's unit follows from its largest weight times scale
+      const int64_t scales = kv_head * kv_head_bytes(kv.type, dim) + (dim + 15) / 16 * 16 * kBlock;
+      double& most = largest_of_tile[(size_t)(p / 128)];
+      most = std::fmax(most, weight * element(KvType::F32, block + scales, p % kBlock));
+    }
     for (int64_t d = 0; d < dim; ++d) {
-      const double v = weight * element(kv.type, block, base + d);
+      const double v = weight * kv_element(kv, false, block, kv_head, p % kBlock, d);
       sums[(size_t)d] += v;
       sizes[(size_t)d] += std::fabs(v);
     }
@@ -79,9 +96,11 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   // A weight's relative error: that of its exponent, the exponential's, and the roundings of the two sums. The
   // maximum's error is in every weight and so in none.
   const double relative = error + eps * (24 + 2 * std::sqrt((double)scores.size()));
+  double units = 0;  // each of a tile's 128 weights may be off by half a unit, of values up to 127
+  for (const double most : largest_of_tile) units += most * rounding * 127 * 128;
   for (int64_t d = 0; d < dim; ++d) {
     result[d] = sums[(size_t)d] / total;
-    bound[d] = relative * sizes[(size_t)d] / total + 1e-37;
+    bound[d] = (relative * sizes[(size_t)d] + units) / total + 1e-37;
   }
 }
 

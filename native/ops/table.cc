@@ -5,7 +5,7 @@ namespace legato::LEGATO_ISA {
 
 void fill(Kernels& table) {
   fill_matmul(table);
-  LEGATO_BASE::fill_attention(table);
+  fill_attention(table);
   LEGATO_BASE::fill_sample(table);
   LEGATO_BASE::fill_norm(table);
   LEGATO_BASE::fill_rope(table);

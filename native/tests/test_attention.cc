@@ -51,8 +51,8 @@ struct Scene {
     std::vector<int32_t> order((size_t)blocks);
     for (size_t i = 0; i < order.size(); ++i) order[i] = (int32_t)i;
     std::shuffle(order.begin(), order.end(), random);
-    const size_t bytes = (size_t)blocks * c.kv_heads * c.head_dim * kBlock * (c.type == KvType::F32 ? 4 : 2);
-    k.assign(bytes, 0xff);  // NaN in all three types
+    const size_t bytes = (size_t)(blocks * c.kv_heads * kv_head_bytes(c.type, c.head_dim));
+    k.assign(bytes, 0xff);  // NaN in all types, of integers in their scales
     v.assign(bytes, 0xff);
     tables.assign(c.sequences.size() * (size_t)stride, 0);
     size_t next = 0;
@@ -63,6 +63,11 @@ struct Scene {
         if (p % kBlock == 0) tables[s * (size_t)stride + (size_t)(p / kBlock)] = order[next++];
         const int64_t block = tables[s * (size_t)stride + (size_t)(p / kBlock)];
         for (int h = 0; h < c.kv_heads; ++h) {
+          if (c.type == KvType::I8) {
+            put_integers(k, true, block, h, p % kBlock, random);
+            put_integers(v, false, block, h, p % kBlock, random);
+            continue;
+          }
           for (int d = 0; d < c.head_dim; ++d) {
             const int64_t base = (block * c.kv_heads + h) * c.head_dim * kBlock;
             put(k, base + d * kBlock + p % kBlock, normal(random));
@@ -77,6 +82,19 @@ struct Scene {
     }
     q.resize(positions.size() * (size_t)(c.heads * c.head_dim));
     for (float& x : q) x = normal(random);
+  }
+
+  // Random integers and a scale; the padding keeps its 0xff.
+  void put_integers(std::vector<uint8_t>& to, bool is_key, int64_t block, int head, int at,
+                    std::mt19937& random) const {
+    const int64_t padded = (c.head_dim + 15) / 16 * 16;
+    uint8_t* data = to.data() + (block * c.kv_heads + head) * kv_head_bytes(c.type, c.head_dim);
+    for (int64_t d = 0; d < c.head_dim; ++d) {
+      const int64_t i = is_key ? (d / 2 * 16 + at) * 2 + d % 2 : (at / 2 * padded + d) * 2 + at % 2;
+      data[i] = (uint8_t)std::uniform_int_distribution<int>(-127, 127)(random);
+    }
+    const float scale = std::uniform_real_distribution<float>(0.5f, 2.0f)(random) / 73;  // of variance 1, about
+    std::memcpy(data + padded * 16 + at * 4, &scale, 4);
   }
 
   void put(std::vector<uint8_t>& to, int64_t index, float x) const {
@@ -176,9 +194,12 @@ void check(const Case& c) {
 }  // namespace
 
 int main() {
-  const KvType types[] = {KvType::F16, KvType::BF16, KvType::F32};
+  const KvType types[] = {KvType::F16, KvType::BF16, KvType::F32, KvType::I8};
   for (KvType type : types) {
-    const std::string t = type == KvType::F16 ? "f16 " : type == KvType::BF16 ? "bf16 " : "f32 ";
+    const std::string t = type == KvType::F16    ? "f16 "
+                          : type == KvType::BF16 ? "bf16 "
+                          : type == KvType::F32  ? "f32 "
+                                                 : "i8 ";
     check({t + "smollm2", type, 9, 3, 64, 0, 0, {{0, 70}, {300, 1}, {511, 1}, {120, 20}, {0, 1}}});
     check({t + "gemma window", type, 4, 1, 256, 100, 0, {{90, 60}, {400, 1}, {127, 2}, {250, 13}}});
     check({t + "softcap", type, 8, 4, 80, 0, 30.0f, {{0, 40}, {260, 3}}});
@@ -191,6 +212,7 @@ int main() {
     check({t + "dimension 1 and 17", type, 3, 1, 17, 0, 0, {{0, 30}, {128, 4}}});
   }
   check({"long context", KvType::F16, 9, 3, 64, 0, 0, {{4000, 1}, {2999, 5}, {130, 3}}});
+  check({"long context of integers", KvType::I8, 9, 3, 64, 0, 0, {{4000, 1}, {2999, 5}, {130, 3}}});
   check({"long window", KvType::BF16, 4, 1, 128, 512, 0, {{3000, 40}, {2047, 1}}});
   if (failures == 0) std::printf("ok\n");
   return failures != 0;

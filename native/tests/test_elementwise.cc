@@ -179,6 +179,56 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
   same = same && keys == first;
 }
 
+// Integers are within half a quantum of what was written, whatever else the block holds; nothing else is touched.
+void test_kv_int8(const Kernels& k, int kv_heads, int head_dim, bool& same, std::vector<uint8_t>& first) {
+  const int64_t padded = (head_dim + 15) / 16 * 16, head_bytes = padded * 16 + 64, stride = kv_heads * head_bytes + 64;
+  const int64_t blocks = 3, row = int64_t{kv_heads} * head_dim;
+  std::vector<uint8_t> keys(static_cast<size_t>(blocks * stride), 0xab), values = keys;
+  const KvLayer layer{KvType::I8, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
+  for (const int64_t slot : {5, 40, 4, 47, 0}) {
+    auto key = random_row(row, 3, static_cast<unsigned>(slot)), value = random_row(row, 30, 99);
+    if (slot == 40) std::fill(key.begin(), key.end(), 0.0f);
+    if (slot == 47) key[0] = INFINITY, value[0] = NAN;
+    k.kv_write(layer, key.data(), value.data(), slot);
+    bool right = true;
+    const int64_t at = slot % kBlock;
+    for (int64_t h = 0; h < kv_heads; ++h) {
+      const int64_t head = slot / kBlock * stride + h * head_bytes;
+      const auto scale_in = [&](const std::vector<uint8_t>& cache) {
+        float scale;
+        std::memcpy(&scale, cache.data() + head + padded * 16 + at * 4, 4);
+        return scale;
+      };
+      const float key_scale = scale_in(keys), value_scale = scale_in(values);
+      if (slot == 47 && h == 0) {
+        right = right && std::isnan(key_scale) && std::isinf(value_scale);
+        continue;
+      }
+      float largest = 0;
+      for (int64_t d = 0; d < head_dim; ++d)
+        largest = std::max(largest, std::fabs(key[static_cast<size_t>(h * head_dim + d)]));
+      right = right && key_scale == largest / 127.0f;
+      for (int64_t d = 0; d < head_dim; ++d) {
+        const auto i = static_cast<size_t>(h * head_dim + d);
+        const auto q = [&](const std::vector<uint8_t>& cache, int64_t index) {
+          return static_cast<int8_t>(cache[static_cast<size_t>(head + index)]);
+        };
+        const float k_stored = static_cast<float>(q(keys, (d / 2 * 16 + at) * 2 + d % 2)) * key_scale;
+        const float v_stored = static_cast<float>(q(values, (at / 2 * padded + d) * 2 + at % 2)) * value_scale;
+        right = right && std::fabs(k_stored - key[i]) <= 0.5001f * key_scale;
+        right = right && std::fabs(v_stored - value[i]) <= 0.5001f * value_scale;
+      }
+    }
+    check(right, std::string(k.isa) + " kv_write of integers");
+  }
+  int64_t untouched = 0;
+  for (const uint8_t byte : keys) untouched += byte == 0xab;
+  check(untouched >= blocks * stride - 5 * (row + 4 * kv_heads), std::string(k.isa) + " kv_write touches other slots");
+  keys.insert(keys.end(), values.begin(), values.end());
+  if (first.empty()) first = keys;
+  same = same && keys == first;
+}
+
 }  // namespace
 
 int main() {
@@ -202,6 +252,14 @@ int main() {
       }
       check(same, "kv_write: instruction sets differ");
     }
+  }
+  for (const auto& [kv_heads, head_dim] : {std::pair{1, 64}, {3, 80}, {2, 17}, {4, 256}, {1, 1}}) {
+    std::vector<uint8_t> first;
+    bool same = true;
+    for (const std::string& isa : supported_isas()) {
+      test_kv_int8(*kernels(isa.c_str()), kv_heads, head_dim, same, first);
+    }
+    check(same, "kv_write of integers: instruction sets differ");
   }
   check(kernels("sse9") == nullptr, "an unknown instruction set has a table");
   std::printf("%d failures on %zu instruction sets\n", failures, all.size());

@@ -58,7 +58,7 @@ class Program:
     def kv_cache(
         self, *, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str
     ) -> None:
-        """Reserves the pool; dtype: float16 | bfloat16 | float32. Pages are touched only when written.
+        """Reserves the pool; dtype: float16 | bfloat16 | float32 | int8. Pages are touched only when written.
         May be called once, before the first ``run`` and independent of the order of operators."""
     def weight_bytes(self) -> int: ...
     def kv_bytes_reserved(self) -> int: ...

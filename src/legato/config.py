@@ -49,7 +49,7 @@ REASONING_PARSERS = (
     "step3p5",
 )
 QUANTIZATIONS = ("none", "int8", "int4")
-KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32")
+KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32", "int8")
 GIB = 1024**3
 LEAST_LOGIT_ROWS = 17
 

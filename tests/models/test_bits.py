@@ -44,10 +44,15 @@ class Recorder:
 
 @cache
 def loaded(name: str, threads: int) -> LoadedModel:
-    return models.load(EngineConfig(model=name, threads=threads, kv_cache_memory=2**29))
+    model, _, kv = name.partition(" ")
+    return models.load(
+        EngineConfig(
+            model=model, threads=threads, kv_cache_memory=2**29, kv_cache_dtype=kv or "auto"
+        )
+    )
 
 
-@pytest.fixture(scope="module", params=["smollm2", "gemma3-270m"])
+@pytest.fixture(scope="module", params=["smollm2", "smollm2 int8", "gemma3-270m"])
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
     loaded.cache_clear()

@@ -123,15 +123,24 @@ def context_length(config: EngineConfig, spec: ModelSpec) -> int:
     return config.max_model_len
 
 
+def head_bytes(head_dim: int, dtype: str) -> int:
+    """Of one position's keys, or values: integers are padded and have a float scale."""
+    if dtype == "int8":
+        return -(-head_dim // 16) * 16 + 4
+    return head_dim * ELEMENT_BYTES[dtype]
+
+
 def plan_kv(config: EngineConfig, spec: ModelSpec, context: int) -> KVPlan:
     """As many blocks as the memory holds, but no more than all sequences at full length need.
 
     When one sequence of ``context`` tokens does not fit, a default context shrinks to what does; a
     context that was asked for is an error.
     """
-    element = ELEMENT_BYTES[config.resolved_kv_cache_dtype]
-    widths = (2 * step.kv_heads * step.head_dim for step in spec.attentions)
-    bytes_per_block = sum(widths) * BLOCK_SIZE * element
+    dtype = config.resolved_kv_cache_dtype
+    bytes_per_block = sum(
+        2 * step.kv_heads * head_bytes(step.head_dim, dtype) * BLOCK_SIZE
+        for step in spec.attentions
+    )
     affordable = config.resolved_kv_cache_memory() // bytes_per_block
     if affordable < 1:
         raise ConfigError(

@@ -42,6 +42,12 @@ def test_wider_elements_take_more(spec: ModelSpec) -> None:
     assert plan_kv(config(kv_cache_dtype="float32"), spec, 100).bytes_per_block == 2 * BLOCK_BYTES
 
 
+def test_integers_take_half_and_a_scale_for_each_head_and_position(spec: ModelSpec) -> None:
+    scales = 2 * 2 * 2 * 4 * 16
+    plan = plan_kv(config(kv_cache_dtype="int8"), spec, 100)
+    assert plan.bytes_per_block == BLOCK_BYTES // 2 + scales
+
+
 def test_a_default_context_shrinks_to_the_memory(
     spec: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,7 +69,7 @@ def test_float32_weights_give_the_same_bits_on_every_instruction_set() -> None:
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize("kv", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("kv", ["float16", "bfloat16", "float32", "int8"])
 def test_copied_blocks_are_as_good_as_computed_ones(kv: str) -> None:
     ids = tokens(40)
     sequences = Sequences([ids, ids], 200)

@@ -207,7 +207,11 @@ def test_wrong_operators() -> None:
         ("y", lambda: p.add(x, y)),
         ("norm_weight", lambda: p.head(x, v, 1e-5, m)),
         ("layers", lambda: p.kv_cache(layers=0, blocks=1, kv_heads=1, head_dim=1, dtype="float16")),
-        ("dtype", lambda: p.kv_cache(layers=1, blocks=1, kv_heads=1, head_dim=1, dtype="int8")),
+        ("dtype", lambda: p.kv_cache(layers=1, blocks=1, kv_heads=1, head_dim=1, dtype="int4")),
+        (
+            "head_dim",
+            lambda: p.kv_cache(layers=1, blocks=1, kv_heads=1, head_dim=513, dtype="int8"),
+        ),
     ]
     for name, fault in faults:
         with pytest.raises(ValueError, match=rf"^{name}:"):
