@@ -82,7 +82,7 @@ def _naming_answer(prompt: Prompt, seam: int, header_ids: list[int]) -> Prompt:
 def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
     """What the engine must know of the vocabulary to constrain tokens."""
     return Spellings.of(
-        [tokenizer.token_bytes(id) for id in range(info.vocab_size)],
+        tokenizer.all_bytes(info.vocab_size),
         tokenizer.special_ids,
         {*info.eos_token_ids, *tokenizer.eos_token_ids},
     )

@@ -39,6 +39,7 @@ from legato.messages import (
     Start,
     Stepped,
 )
+from legato.spare_memory import give_back
 
 PR_SET_PDEATHSIG = 1
 IDLE_CHECK = 1000  # ms without work after which the pool is checked once
@@ -168,6 +169,7 @@ def main(address: str, loader: str, parent: str) -> int:
         return 1
     gc.freeze()  # what was loaded stays: no collection needs to look at it again
     gc.enable()
+    give_back()
     wire.send(Ready(engine.info, engine.stats()))
     serve(wire, engine)
     wire.close()

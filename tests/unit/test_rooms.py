@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "drafting": LEAVES | {"request"},
     "gguf_file": LEAVES,
     "kept_file": LEAVES,
+    "spare_memory": set(),
     "request": LEAVES,
     "sampling_params": LEAVES | {"request"},
     "batch": LEAVES | {"request"},
@@ -34,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine": LEAVES
     | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}
     | {"messages", "models", "constraint", "drafting"},
-    "engine_process": LEAVES | {"request", "messages", "engine", "models", "constraint"},
+    "engine_process": LEAVES
+    | {"spare_memory", "request", "messages", "engine", "models", "constraint"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
     "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
     "flags": set(),

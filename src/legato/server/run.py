@@ -23,6 +23,7 @@ from legato.config import EngineConfig, ServerConfig
 from legato.errors import ConfigError
 from legato.gguf_file import read_metadata
 from legato.server.bridge import EngineClient
+from legato.spare_memory import give_back
 from legato.weights import hub
 from legato.weights.files import ModelFiles
 
@@ -135,6 +136,7 @@ async def _load(
     service.tokenizer, service.template = tokenizer, template
     gc.freeze()  # no later collection need walk through vocabulary and modules
     gc.enable()
+    give_back()
     info = engine.info
     say(
         f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
@@ -178,6 +180,7 @@ async def _settle(service: Service) -> None:
         await asyncio.sleep(QUIET)
     await asyncio.to_thread(lambda: service.spellings)  # before somebody has to wait for it
     service.describe_tokens()
+    give_back()
 
 
 def _invitation(service: Service, listener: socket.socket) -> str:

@@ -20,6 +20,10 @@ import tokenizers
 from legato.text.quoting import ControlNames, Quotes
 from legato.text.spelling import Spelling
 
+LONG = 10_000
+"""Characters from which encoding goes through the library's call for many texts, which lets go of
+Python's lock, so that another thread's streams go on meanwhile."""
+
 
 class Place(Enum):
     """Where a text stands: some vocabularies put a space before a first word."""
@@ -172,9 +176,18 @@ class Tokenizer:
         """The exact bytes of one token; none for an id that the vocabulary does not use."""
         data = self._bytes.get(id)
         if data is None:
-            piece = self._backend.id_to_token(id) if id >= 0 else None
-            data = self._bytes[id] = b"" if piece is None else self._spelling(piece)
+            data = self._bytes[id] = self._spell(id)
         return data
+
+    def all_bytes(self, count: int) -> list[bytes]:
+        """``token_bytes`` of the ids below ``count``, which are not remembered one by one: for
+        Gemma that would take 25 MB."""
+        known = self._bytes
+        return [known[id] if id in known else self._spell(id) for id in range(count)]
+
+    def _spell(self, id: int) -> bytes:
+        piece = self._backend.id_to_token(id) if id >= 0 else None
+        return b"" if piece is None else self._spelling(piece)
 
     def token_text(self, id: int) -> str:
         """The text of one token alone, as shown with log-probabilities."""
@@ -193,7 +206,9 @@ class Tokenizer:
             backend = self._backend
             backend.encode_special_tokens = not parse_special
             with _without_prefix(backend, place):
-                return backend.encode(text, add_special_tokens=False)
+                if len(text) < LONG:
+                    return backend.encode(text, add_special_tokens=False)
+                return backend.encode_batch([text], add_special_tokens=False)[0]
 
     def _framed(self, ids: list[int]) -> list[int]:
         prefix, suffix = self._prefix_ids, self._suffix_ids
