@@ -95,7 +95,7 @@ async def completions(http: Request, service: Service) -> Response:
     window = service.resume_window(request.resume_window, streamed=request.stream)
     prompts = await off_loop(size, lambda: _prompts(request, service))
     grammar = await grammar_of(request, prompts[0] if request.seam is not None else None, service)
-    answers = await off_loop(size, lambda: _answers(request, prompts, service, grammar))
+    answers = _answers(request, prompts, service, grammar)
     if request.stream:
         events = CompletionStream(request, answers, service).events()
         return event_stream(service.streams, answers[0].request.id, events, window)
