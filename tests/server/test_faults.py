@@ -87,10 +87,13 @@ class Stream:
         said: dict[str, Any] = {}
         for line in self.body.split(b"\n"):
             if not line.startswith(b"data: {"):
-                said["rest"] = said.get("rest", b"") + line
+                if line != b"event: content_block_delta":
+                    said["rest"] = said.get("rest", b"") + line
                 continue
             event = json.loads(line.removeprefix(b"data: "))
             event.pop("message", None)  # Anthropic's has an id
+            if event.get("type") == "content_block_delta":  # of which there may be more or fewer
+                del event["type"], event["delta"]["type"]
             for choice in event.get("choices") or [event]:
                 index = choice.pop("index", 0)
                 for name, value in flat(choice):
