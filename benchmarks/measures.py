@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from servers import Server
+from servers import NO_GUESSES, Server
 
 from legato.bench.load import Load, Streamed, check_lengths, run_load, summary
 from legato.bench.processes import ProcessorUse
@@ -56,7 +56,7 @@ def legato_in_process(
         command = [sys.executable, "-m", "legato.cli", "bench", "latency", "--model", model]
         command += ["--threads", str(threads), "--rounds", "1", "--json", str(report)]
         command += ["--input-len", str(input_len), "--output-len", str(output_len)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run([*command, *NO_GUESSES], capture_output=True, text=True)
         if done.returncode:
             raise EngineError(f"legato bench latency failed: {done.stderr[-500:]}")
         figures = json.loads(report.read_text())["rounds"][0]

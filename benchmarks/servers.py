@@ -27,9 +27,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+NO_GUESSES = ("--speculative-config", "off")
+"""Greedy answers to random words repeat themselves, and guessing would make a race of that."""
+
+
 def legato_command(model: str, threads: int, port: int) -> list[str]:
     command = [sys.executable, "-m", "legato.cli", "serve", model, "--threads", str(threads)]
-    return [*command, "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), *NO_GUESSES]
 
 
 def llama_command(
