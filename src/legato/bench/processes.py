@@ -35,10 +35,12 @@ def resident_bytes(pids: list[int]) -> int:
     return sum(_rollup(pid).get("Pss", 0) for pid in pids)
 
 
-def processor_seconds(pid: int) -> float:
-    """User and system time of a process, all its threads; 0 once it is gone."""
-    status = _stat(pid)
-    return (int(status[11]) + int(status[12])) / TICKS if status else 0.0
+def processor_seconds(pid: int, *, ended: bool = False) -> float:
+    """User and system time of a process, all its threads; 0 once it is gone.
+
+    ``ended``: and of its children that have ended.
+    """
+    return sum(map(int, _stat(pid)[11 : 15 if ended else 13])) / TICKS
 
 
 def _stat(pid: int) -> list[str]:
@@ -68,10 +70,7 @@ def machine_busy_seconds() -> float:
 
 
 class Noise:
-    """Processors that everything but this process and its children kept busy since it was made.
-
-    Children count once they have ended.
-    """
+    """Processors that everything but this process and its descendants kept busy since it was made."""
 
     def __init__(self) -> None:
         self._start = perf_counter()
@@ -83,7 +82,8 @@ class Noise:
 
     @staticmethod
     def _others_so_far() -> float:
-        return machine_busy_seconds() - sum(os.times()[:4])
+        ours = sum(processor_seconds(pid, ended=True) for pid in family(os.getpid()))
+        return machine_busy_seconds() - ours
 
 
 @dataclass
