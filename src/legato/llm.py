@@ -43,7 +43,7 @@ from legato.text.continuation import Prompt, build_prompt
 from legato.text.parting import parting_of
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.recall import AnswerMemory
-from legato.text.resumption import resume
+from legato.text.resuming import resume
 from legato.text.template import load_chat_template
 from legato.text.tokenizer import load_tokenizer
 from legato.weights import hub

@@ -12,7 +12,7 @@ import pytest
 from test_edges import STRANGE, Build, build, post, tokenizer
 
 from legato.errors import EngineDeadError
-from legato.server import anthropic, ollama, ollama_models, responses
+from legato.server import anthropic_request, ollama, ollama_models, responses_request
 from legato.server.errors import ResponseNotFoundError
 from legato.server.responses_items import answer_item
 from legato.server.responses_store import ResponseStore, StoredResponse
@@ -165,13 +165,19 @@ def test_the_store_is_bounded() -> None:
 
 
 SCHEMAS: list[tuple[type[msgspec.Struct], set[str]]] = [
-    (anthropic.MessagesRequest, {*anthropic.NO_EFFECT, *anthropic.UNSUPPORTED}),
-    (anthropic.CountTokensRequest, set()),
+    (
+        anthropic_request.MessagesRequest,
+        {*anthropic_request.NO_EFFECT, *anthropic_request.UNSUPPORTED},
+    ),
+    (anthropic_request.CountTokensRequest, set()),
     (ollama.OllamaChatRequest, {*ollama.NO_EFFECT, *ollama.UNSUPPORTED}),
     (ollama.OllamaGenerateRequest, set()),
     (ollama.OllamaOptions, {*ollama.OPTIONS_NO_EFFECT, *ollama.OPTIONS_UNSUPPORTED}),
     (ollama_models.OllamaShowRequest, set()),
-    (responses.ResponsesRequest, {*responses.NO_EFFECT, *responses.UNSUPPORTED}),
+    (
+        responses_request.ResponsesRequest,
+        {*responses_request.NO_EFFECT, *responses_request.UNSUPPORTED},
+    ),
 ]
 
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from test_edges import Build, build, tokenizer  # noqa: F401  (fixtures)
 
+from legato.server.completion_request import CompletionRequest
 from legato.server.openai_chat import ChatRequest
-from legato.server.openai_completions import CompletionRequest
 from legato.server.tokenize import DetokenizeRequest, TokenizeRequest
 
 VALUES: list[Any] = [

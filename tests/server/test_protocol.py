@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from legato.errors import RequestError
+from legato.server.completion_request import CompletionRequest, prompts_of
 from legato.server.errors import MAPPING
 from legato.server.openai_chat import ChatRequest
-from legato.server.openai_completions import CompletionRequest, prompts_of
 from legato.server.protocol import NO_EFFECT, UNSUPPORTED, parse
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

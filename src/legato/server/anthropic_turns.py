@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from legato.errors import RequestError
+from legato.server.anthropic_request import CountTokensRequest, MessagesRequest
 from legato.server.turns import Turn, TurnFormat, render
 from legato.text.continuation import Prompt
 from legato.text.messages import part_text, text_of
 
 if TYPE_CHECKING:
-    from legato.server.anthropic import CountTokensRequest, MessagesRequest
     from legato.server.service import Service
 
 TURNS = TurnFormat(roles={"user": "user", "assistant": "assistant"})

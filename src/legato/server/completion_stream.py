@@ -6,17 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
+from legato.server.completion_request import CompletionRequest
 from legato.server.logprobs import completion_logprobs
 from legato.server.service import Service
 from legato.server.sse import DONE, encode
 from legato.server.usage import usage
-
-if TYPE_CHECKING:
-    from legato.server.openai_completions import CompletionRequest
 
 Step = tuple[int, list[Piece]]  # which prompt, and what a step of the engine added to its choices
 

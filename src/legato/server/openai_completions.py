@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from legato.answer import Answer, Choice, completion_prompt
 from legato.errors import RequestError
-from legato.request import SamplingParams, TokenLogprobs
-from legato.sampling_params import from_fields
+from legato.request import TokenLogprobs
 from legato.server.admission import read_object
+from legato.server.completion_request import CompletionRequest, prompts_of, sampling_params
 from legato.server.completion_stream import CompletionStream, merged
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import event_stream
 from legato.server.logprobs import completion_logprobs, prompt_logprobs
-from legato.server.protocol import GenerationFields, parse
+from legato.server.protocol import parse
 from legato.server.routes import Routes
 from legato.server.service import Service, new_id, off_loop
 from legato.server.sse import unless_disconnected
@@ -29,59 +28,6 @@ from legato.server.usage import usage
 from legato.text.continuation import Prompt
 
 router = Routes("generation")
-
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, and vLLM's."""
-
-MAX_PROMPTS = 1024
-
-
-class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
-    """``prompt`` is a text, a list of texts, a list of token ids, or a list of such lists.
-
-    ``seam``: where the answer begins that the prompt ends with.
-    """
-
-    prompt: str | list[str | int | list[int]]
-    logprobs: int | None = None
-    add_special_tokens: bool = True
-    seam: int | None = None
-
-    @property
-    def generates(self) -> bool:
-        """Not with ``max_tokens: 0``, which with ``echo`` only scores the prompt."""
-        return self.max_tokens != 0
-
-    @property
-    def echoes_logprobs(self) -> bool:
-        return self.echo and self.logprobs is not None
-
-
-def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    kinds = {type(part) for part in prompt}
-    if len(kinds) > 1:
-        raise RequestError("prompt mixes texts and token ids", "prompt")
-    if not prompt or [] in prompt:
-        raise RequestError("prompt must not be empty", "prompt")
-    if kinds == {int}:
-        return [cast("list[int]", prompt)]
-    if len(prompt) > MAX_PROMPTS:
-        raise RequestError(f"prompt has {len(prompt)} parts, at most {MAX_PROMPTS} are", "prompt")
-    return cast("list[str | list[int]]", prompt)
-
-
-def sampling_params(request: CompletionRequest, preferences: dict[str, Any]) -> SamplingParams:
-    fields = msgspec.structs.asdict(request)
-    if request.max_tokens is None:
-        fields["max_tokens"] = DEFAULT_MAX_TOKENS
-    elif request.max_tokens == 0 and request.echo:
-        fields["max_tokens"] = 1  # the engine's least; ``generates`` drops it
-    if request.echoes_logprobs:
-        fields["prompt_logprobs"] = max(request.logprobs or 0, request.prompt_logprobs or 0)
-    return from_fields(fields, preferences)
 
 
 @router.post("/v1/completions", CompletionRequest)

@@ -7,9 +7,7 @@ answer of ``previous_response_id`` when it was cut off and nothing is said after
 from __future__ import annotations
 
 import uuid
-from typing import Any, Literal
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,78 +31,20 @@ from legato.server.responses_items import (
     turns_of,
 )
 from legato.server.responses_reply import Reply
+from legato.server.responses_request import LOGPROBS, NO_EFFECT, UNSUPPORTED, ResponsesRequest
 from legato.server.routes import Routes
 from legato.server.service import Service, off_loop
 from legato.server.sse import unless_disconnected
-from legato.server.structured import TextOptions, Wanted, grammar_of
-from legato.server.turns import Extras, render
+from legato.server.structured import grammar_of
+from legato.server.turns import render
 from legato.text.continuation import Prompt
 from legato.text.precedence import ContinueFinalMessage
 
 router = Routes("OpenAI responses", prefix="/v1/responses")
 
-NO_EFFECT = frozenset(
-    {"user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "max_tool_calls"}
-)
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "truncation": ("disabled",),
-    "background_options": (),
-    "conversation": (),
-    "prompt": (),
-    "service_tier": ("auto", "default"),
-    "prompt_cache_retention": ("in_memory",),
-    "prompt_cache_options": (),
-    "context_management": ([],),
-    "moderation": (),
-    "access_programs": (),
-    "image": (),
-    "stream_options": ({}, {"include_obfuscation": False}),
-}
-
-LOGPROBS = "message.output_text.logprobs"
 MAX_LISTED = 100
 DEFAULT_LISTED = 20
-
-
-class ReasoningOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``effort`` is told to the template. Thoughts are given out whole: there is no summary."""
-
-    effort: str | None = None
-    summary: Literal["auto"] | None = None
-    generate_summary: None = None
-    context: Literal["auto"] | None = None
-    mode: Literal["standard"] | None = None
-
-
-class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, and those of /v1/chat/completions that say how to sample."""
-
-    input: str | list[dict[str, Any]] | None = None
-    instructions: str | None = None
-    max_output_tokens: int | None = None
-    previous_response_id: str | None = None
-    store: bool = True
-    background: bool = False
-    metadata: dict[str, str] | None = None
-    include: list[str] | None = None
-    top_logprobs: int | None = None
-    stop: str | list[str] | None = None
-    reasoning: ReasoningOptions | None = None
-    text: TextOptions | None = None
-
-    def wanted_grammar(self) -> Wanted | None:
-        return self.text.wanted() if self.text else None
-
-    @property
-    def wanted_thoughts(self) -> tuple[bool | str | None, str]:
-        return self.reasoning.effort if self.reasoning else None, "reasoning.effort"
-
-    @property
-    def wants_logprobs(self) -> bool:
-        return LOGPROBS in (self.include or ())
 
 
 @router.post("", ResponsesRequest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from legato.answer import Answer, Choice, Piece
 from legato.request import TokenLogprobs
@@ -19,13 +19,11 @@ from legato.server.responses_items import (
     new_item_id,
     thoughts_item,
 )
+from legato.server.responses_request import ResponsesRequest
 from legato.server.responses_store import StoredResponse
 from legato.server.service import Service
 from legato.server.structured import text_format
 from legato.text.reasoning_split import Parted
-
-if TYPE_CHECKING:
-    from legato.server.responses import ResponsesRequest
 
 NOTHING = Parted("", "")
 

@@ -38,7 +38,7 @@ from legato.server.responses_store import ResponseStore
 from legato.text.continuation import Prompt
 from legato.text.parting import parting_of
 from legato.text.recall import AnswerMemory
-from legato.text.resumption import resume
+from legato.text.resuming import resume
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from legato.text.continuation import Prompt
+from legato.text.resumption import Resumption
 from legato.text.trace import Words, words_of
 from legato.text.vocabulary import Tokenizer
-
-if TYPE_CHECKING:
-    from legato.text.resumption import Resumption
 
 _TAIL: Final = 16  # characters that are compared before the hash is
 _OWN: Final = 16  # tokens at the end that may be others where the text goes on

@@ -16,15 +16,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from legato.text.beginning import Beginning, hash_of_ids, hash_of_text
 from legato.text.continuation import Prompt
+from legato.text.resumption import Resumption
 from legato.text.trace import Agreement, Trace, Words, word_start, words_of
 from legato.text.vocabulary import Tokenizer
-
-if TYPE_CHECKING:
-    from legato.text.resumption import Resumption
 
 
 @dataclass(frozen=True)

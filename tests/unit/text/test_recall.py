@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resumption import PLAIN, THINKING, USER, chat, spelling
+from test_resuming import PLAIN, THINKING, USER, chat, spelling
 
 from legato.answer import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.quoting import Quotes
 from legato.text.recall import AnswerMemory, Remembered
-from legato.text.resumption import Resumption, resume
+from legato.text.resuming import resume
+from legato.text.resumption import Resumption
 from legato.text.vocabulary import Tokenizer
 
 ANSWER = "Red, green and blue\nare the primary colours. Grüße 😀 today"

@@ -19,7 +19,8 @@ from trained import byte_level_metadata, train_byte_level
 from legato.answer import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.gguf_tokenizer import build_gguf_tokenizer
-from legato.text.resumption import MAX_BACK, Resumption, resume
+from legato.text.resuming import MAX_BACK, resume
+from legato.text.resumption import Resumption
 from legato.text.template import ChatTemplate
 from legato.text.trace import word_start
 from legato.text.vocabulary import Tokenizer
