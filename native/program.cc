@@ -57,12 +57,13 @@ constexpr int64_t kMostRows =
 
 std::vector<std::string> format_names() { return {std::begin(kFormatNames), std::end(kFormatNames)}; }
 
-Program::Program(const std::string& isa, int threads, int64_t max_tokens, int64_t max_logit_rows)
+Program::Program(const std::string& isa, int threads, int64_t max_tokens, int64_t max_logit_rows, const Program* beside)
     : kernels_(find_kernels(isa)),
       max_tokens_(in_range("max_tokens", max_tokens, 1, kMostRows)),
       max_logit_rows_(in_range("max_logit_rows", max_logit_rows, 1, kMostRows)),
-      threads_(static_cast<int>(in_range("threads", threads, 1, 1024))),
-      turns_(threads) {}
+      team_(beside ? beside->team_ : std::make_shared<Team>(static_cast<int>(in_range("threads", threads, 1, 1024)))),
+      threads_(team_->threads),
+      turns_(threads_.count()) {}
 
 // --- data ------------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,9 @@ struct StepOutput {  // for each of the R logit rows
 
 class Program {
  public:
-  Program(const std::string& isa, int threads, int64_t max_tokens, int64_t max_logit_rows);
+  // `beside`: a program whose threads run this one too, whatever `threads` says; never both at once.
+  Program(const std::string& isa, int threads, int64_t max_tokens, int64_t max_logit_rows,
+          const Program* beside = nullptr);
 
   const char* isa() const { return kernels_.isa; }
   int threads() const { return threads_.count(); }
@@ -169,7 +171,13 @@ class Program {
 
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;
-  Threads threads_;
+  struct Team {
+    explicit Team(int count) : threads(count) {}
+    Threads threads;
+    std::atomic<bool> is_running{false};
+  };
+  const std::shared_ptr<Team> team_;
+  Threads& threads_;
   Turns turns_;
   uint64_t next_turn_ = 1;  // the number of the next stage
   std::vector<Buffer> buffers_;
@@ -191,7 +199,6 @@ class Program {
   Region head_norm_, head_prepared_, logits_, sample_scratch_, attention_scratch_;
   size_t sample_scratch_bytes_ = 0;  // of one thread
   int64_t logit_row_count_ = 0;
-  std::atomic<bool> running_{false};
   bool profiling_ = false;
   std::array<double, std::variant_size_v<Operation>> seconds_{}, waited_{};
 };

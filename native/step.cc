@@ -33,7 +33,7 @@ class Running {
 }  // namespace
 
 StepOutput Program::run(const BatchView& batch) {
-  const Running running(running_);
+  const Running running(team_->is_running);
   const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
   check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
   StepOutput output;
@@ -48,7 +48,7 @@ StepOutput Program::run(const BatchView& batch) {
 
 // The last step's logits are still there.
 StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
-  const Running running(running_);
+  const Running running(team_->is_running);
   const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
   check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
   if (batch.logit_rows.rows != logit_row_count_) throw std::invalid_argument("batch: is not that of the last step");

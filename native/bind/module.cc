@@ -196,8 +196,8 @@ nb::object activation(const Program& program, int buffer, int64_t rows) {
 
 void bind_data(nb::class_<Program>& program) {
   program
-      .def(nb::init<const std::string&, int, int64_t, int64_t>(), nb::kw_only(), "isa"_a, "threads"_a, "max_tokens"_a,
-           "max_logit_rows"_a)
+      .def(nb::init<const std::string&, int, int64_t, int64_t, const Program*>(), nb::kw_only(), "isa"_a, "threads"_a,
+           "max_tokens"_a, "max_logit_rows"_a, "beside"_a.none() = nb::none())
       .def_prop_ro("isa", &Program::isa)
       .def_prop_ro("threads", &Program::threads)
       .def("buffer", &Program::buffer, "width"_a)

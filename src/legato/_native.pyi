@@ -29,8 +29,17 @@ class PackedWeights:
         """All of it, read-only."""
 
 class Program:
-    def __init__(self, *, isa: str, threads: int, max_tokens: int, max_logit_rows: int) -> None:
-        """``isa`` must be in ``supported_isas()``. ``max_tokens``: most rows T of a batch."""
+    def __init__(
+        self,
+        *,
+        isa: str,
+        threads: int,
+        max_tokens: int,
+        max_logit_rows: int,
+        beside: Program | None = None,
+    ) -> None:
+        """``isa`` must be in ``supported_isas()``. ``max_tokens``: most rows T of a batch.
+        ``beside``: a program whose threads run this one too, in turn with it; they are as many as it has."""
     isa: str
     threads: int
 

@@ -122,6 +122,13 @@ class EngineConfig:
         "prompt_lookup_max; or off",
         unit="JSON",
     )
+    draft_model: str | None = flag(
+        None,
+        "a smaller model with the same vocabulary that guesses what comes next; named like --model",
+    )
+    draft_quantization: str = flag(
+        "none", "quantise the draft model's 16/32-bit weights on loading", choices=QUANTIZATIONS
+    )
     kv_cache_memory: int | None = flag(
         None, "size of the KV cache; default: a share of free memory", unit="bytes"
     )
@@ -154,6 +161,8 @@ class EngineConfig:
                 "step_time_target_ms",
             )
         Speculation.parse(self.speculative_config)
+        if self.draft_quantization != "none" and self.draft_model is None:
+            raise ConfigError("draft_quantization needs a draft_model", "draft_quantization")
         _check_choices(self)
 
     @property

@@ -12,6 +12,7 @@ from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
 from legato.constraint.tokens import TokenTable
+from legato.draft_model import DraftModel, Loaded
 from legato.drafting.pace import Pace
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
 from legato.messages import Stats
@@ -35,20 +36,28 @@ class Engine:
     """
 
     def __init__(
-        self, program: Program, info: ModelInfo, config: EngineConfig, pace: Pace | None = None
+        self,
+        program: Program,
+        info: ModelInfo,
+        config: EngineConfig,
+        pace: Pace | None = None,
+        draft: Loaded | None = None,
     ) -> None:
-        """``pace``: what steps are expected to take, if that is not to be learned."""
+        """``pace``: what steps are expected to take, if that is not to be learned. ``draft``: a model
+        that guesses ahead."""
         self.info = info
         self.max_model_len = min(info.max_model_len, info.num_blocks * BLOCK_SIZE)
         self._shares_prefixes = config.enable_prefix_caching
         self._cache = KVCache(info.num_blocks, config.max_num_seqs, self.max_model_len)
         self._speculation = config.speculation
+        self._drafter = None if draft is None else DraftModel.of(draft, info, config)
         self._scheduler = Scheduler(
             self._cache,
             pace or Pace(config.step_time_target),
             max_tokens=config.max_num_batched_tokens,
             max_rows=config.max_logit_rows,
             max_sequences=config.max_num_seqs,
+            drafter=self._drafter,
         )
         self._packer = Packer(self._cache, info.vocab_size, config.max_logit_rows)
         self._runner = Runner(program)
@@ -141,6 +150,8 @@ class Engine:
     def clear_cache(self) -> None:
         """Forgets every cached block that no sequence holds."""
         self._cache.clear()
+        if self._drafter is not None:
+            self._drafter.clear()
 
     def check_integrity(self) -> None:
         """Every block is free, cached or referenced, and every sequence is where it should be.
@@ -157,6 +168,8 @@ class Engine:
             if not 0 <= sequence.num_computed < sequence.num_tokens:
                 raise EngineError("a sequence has nothing left to compute")
         self._cache.check_integrity(sequence.hold for sequence in sequences)
+        if self._drafter is not None:
+            self._drafter.check_integrity()
 
     def _validate(self, request: Request) -> None:
         prompt, known = request.prompt_token_ids, request.output_token_ids

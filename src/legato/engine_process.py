@@ -91,7 +91,7 @@ def load(config: EngineConfig, loader: str) -> Engine:
     """``loader``: module:function that makes a LoadedModel of an EngineConfig."""
     module, function = loader.split(":")
     loaded = getattr(import_module(module), function)(config)
-    return Engine(loaded.program, loaded.info, config)
+    return Engine(loaded.program, loaded.info, config, draft=loaded.draft)
 
 
 def serve(wire: Wire, engine: Engine) -> None:

@@ -133,7 +133,7 @@ class LLM:
         self.template = load_chat_template(path, Path(chat_template) if chat_template else None)
         loaded = models.load(config)
         self.info = loaded.info
-        self._engine = Engine(loaded.program, loaded.info, config)
+        self._engine = Engine(loaded.program, loaded.info, config, draft=loaded.draft)
         self._seeds = SeedSource(config.seed)
         self._numbers = itertools.count()
         self._memory = AnswerMemory()
@@ -155,18 +155,24 @@ class LLM:
         use_tqdm: bool = True,
         structured_outputs: dict[str, Any] | None = None,
         token_healing: bool = True,
+        prediction: str = "",
         seam: int | None = None,
     ) -> list[RequestOutput]:
         """Continue texts (or token ids) as they are; without ``params`` by up to 16 tokens.
 
-        ``structured_outputs`` says what they are continued by (``legato.steering``), ``seam`` where in
-        each of them the answer begins (``legato.answer.completion_prompt``).
+        ``structured_outputs`` says what they are continued by, ``prediction`` what probably
+        (``legato.steering``), ``seam`` where in each of them the answer begins
+        (``legato.answer.completion_prompt``).
         """
         one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
         several = cast("list[PromptLike]", [prompts] if one else prompts)
         default = self.default_sampling_params(max_tokens=16)
         made = [completion_prompt(self.tokenizer, prompt, seam=seam) for prompt in several]
-        steering = Steering(structured_outputs=structured_outputs, token_healing=token_healing)
+        steering = Steering(
+            structured_outputs=structured_outputs,
+            token_healing=token_healing,
+            prediction=prediction,
+        )
         return self._run(self._answers(made, params or default, "prompt", steering), use_tqdm)
 
     def chat(
@@ -178,6 +184,7 @@ class LLM:
         structured_outputs: dict[str, Any] | None = None,
         token_healing: bool = True,
         max_thinking_tokens: int | None = None,
+        prediction: str = "",
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer conversations; one that ends with the assistant's message is continued there.
@@ -192,6 +199,7 @@ class LLM:
             structured_outputs=structured_outputs,
             token_healing=token_healing,
             max_thinking_tokens=max_thinking_tokens,
+            prediction=prediction,
         )
         return self._run(self._answers(made, params or default, "messages", steering), use_tqdm)
 
@@ -250,7 +258,11 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams, field: str, steering: Steering
     ) -> Answer:
         guidance = steering.guidance(
-            prompt, self._reasoning_parser, self.tokenizer, lambda: self._tokens
+            prompt,
+            self._reasoning_parser,
+            self.tokenizer,
+            lambda: self._tokens,
+            self.info.max_model_len,
         )
         stays = keeps_tokens(params)
         memory = None if stays else self._memory

@@ -62,6 +62,10 @@ class Packer:
         self._is_constrained = False
         self.ruled: list[Ruled] = []  # rows of the last batch that grammars rule
 
+    def forget(self) -> None:
+        """Sequences of the last batch may have lost tokens: the next one does not go on from it."""
+        self._last = None
+
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]

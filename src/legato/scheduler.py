@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from legato.batch import BLOCK_SIZE
 from legato.cache.kv import KVCache
@@ -120,6 +121,18 @@ class Plan:
             self.rows_left += part.num_rows
 
 
+class Drafter(Protocol):
+    """What guesses where nothing was said before: ``draft_model.DraftModel``."""
+
+    seconds: float  # that ``draft`` took last
+
+    def draft(
+        self, asked: dict[Sequence, int], decoding: int, pace: Pace
+    ) -> dict[Sequence, list[int]]: ...
+
+    def forget(self, sequence: Sequence) -> None: ...
+
+
 def comes_first(running: Sequence, waiting: Sequence) -> bool:
     """Whether ``running`` is about to compute at least half of what ``waiting`` needs."""
     if running.hold.salt != waiting.hold.salt:
@@ -141,6 +154,7 @@ class Scheduler:
         max_tokens: int,
         max_rows: int,
         max_sequences: int,
+        drafter: Drafter | None = None,
     ) -> None:
         self.cache = cache
         self.pace = pace
@@ -152,6 +166,8 @@ class Scheduler:
         self.num_preemptions = 0
         self._followers: dict[Sequence, list[Sequence]] = {}
         self._last = Plan(0, 0)
+        self._drafter = drafter
+        self._drafting = 0.0  # seconds of the last step that its guesses took
 
     @property
     def has_work(self) -> bool:
@@ -191,6 +207,9 @@ class Scheduler:
         for part in plan.parts.values():
             if part.samples and (gain is not None or part.sequence.constraint is not None):
                 self._plan_draft(part, plan, gain)
+        self._drafting = 0.0
+        if self._drafter is not None and plan.num_decode_rows and not plan.num_prompt_tokens:
+            self._plan_guesses(plan, self._drafter)
         return list(plan.parts.values())
 
     def _plan_prompts(self, plan: Plan) -> None:
@@ -219,7 +238,21 @@ class Scheduler:
         most = min(plan.tokens_left, plan.rows_left)
         if part.count > 1:
             gain = None  # the first token is waited for
-        draft = sequence.draft(most, gain, guesses=len(self.running) <= FEW_RUNNING)
+        self._add_draft(
+            sequence, sequence.draft(most, gain, guesses=len(self.running) <= FEW_RUNNING), plan
+        )
+
+    def _plan_guesses(self, plan: Plan, drafter: Drafter) -> None:
+        """Of a draft model, where nothing else is known of what comes next."""
+        asked = [part.sequence for part in plan.parts.values() if part.samples and not part.draft]
+        most = min(plan.tokens_left, plan.rows_left) // max(len(asked), 1)
+        limits = {sequence: min(sequence.most_guesses, most) for sequence in asked}
+        drafts = drafter.draft(limits, len(plan.parts), self.pace)
+        self._drafting = drafter.seconds
+        for sequence, draft in drafts.items():
+            self._add_draft(sequence, draft, plan)
+
+    def _add_draft(self, sequence: Sequence, draft: list[int], plan: Plan) -> None:
         room = sequence.num_tokens + len(draft)
         if draft and self.cache.can_extend(sequence.hold, room, spare=len(self.running)):
             self.cache.extend(sequence.hold, room)
@@ -295,6 +328,7 @@ class Scheduler:
 
     def ran(self, seconds: float) -> None:
         """The step that was planned last took so long."""
+        seconds -= self._drafting
         self.pace.learn(self._last.num_decode_rows, self._last.num_prompt_tokens, seconds)
 
     def computed(self, part: Part) -> None:
@@ -327,6 +361,8 @@ class Scheduler:
             self.add(followers)
 
     def _release(self, sequence: Sequence) -> None:
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
         self.cache.index_tail(sequence.hold, sequence.ids, sequence.num_computed)
         self.cache.release(sequence.hold)
         sequence.num_computed = 0

@@ -106,6 +106,17 @@ class Sequence:
         self.num_tokens += 1
         self.last_token = token
 
+    def follow(self, other: Sequence) -> int:
+        """Takes over the other's tokens; what was computed of the same ones stands, but for the last.
+        Returns how many leading tokens are the same."""
+        same = self.common_length(other)
+        while len(self._ids) < other.num_tokens:
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+        self._ids[same : other.num_tokens] = other._ids[same : other.num_tokens]
+        self.num_tokens, self.last_token = other.num_tokens, other.last_token
+        self.num_computed = min(self.num_computed, same, self.num_tokens - 1)
+        return same
+
     # -- progress ---------------------------------------------------------------------------------
     @property
     def num_pending(self) -> int:
@@ -128,6 +139,12 @@ class Sequence:
     def is_prompt_scored(self) -> bool:
         """All prompt log-probabilities are known."""
         return len(self.prompt_logprobs) == self.num_given - 1
+
+    @property
+    def most_guesses(self) -> int:
+        """How many tokens, whatever they are, may be guessed behind the known ones."""
+        most = self.max_tokens - self.num_tokens - 1
+        return most if self.constraint is None else min(most, self.constraint.most_guesses)
 
     def draft(self, most: int, gain: Gain | None, *, guesses: bool = True) -> list[int]:
         """Up to ``most`` tokens that are likely to follow the known ones: what a constraint knows

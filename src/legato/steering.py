@@ -13,6 +13,7 @@ from legato.request import Guidance
 from legato.text import grammar as sources
 from legato.text.continuation import Prompt
 from legato.text.parting import given_content
+from legato.text.predicted import prediction_ids
 from legato.text.thinking import thinking_of
 from legato.text.vocabulary import Tokenizer
 
@@ -28,17 +29,24 @@ KINDS: dict[str, Callable[[Any, str], str]] = {
 @dataclass(frozen=True, kw_only=True)
 class Steering:
     """``structured_outputs`` has one of the keys ``json`` (a schema), ``json_object``, ``regex``,
-    ``choice`` and ``grammar``, as in the server's field of that name."""
+    ``choice`` and ``grammar``, as in the server's field of that name. ``prediction``: a text of which
+    much will be in the answer, which comes sooner then and is the same."""
 
     structured_outputs: dict[str, Any] | None = None
     token_healing: bool = True
     max_thinking_tokens: int | None = None
+    prediction: str = ""
 
     def guidance(
-        self, prompt: Prompt, parser: str, tokenizer: Tokenizer, table: Callable[[], TokenTable]
+        self,
+        prompt: Prompt,
+        parser: str,
+        tokenizer: Tokenizer,
+        table: Callable[[], TokenTable],
+        context: int,
     ) -> Guidance:
-        """For one prompt. Raises RequestError for a grammar that is none, and for one that the
-        prompt's beginning of the answer breaks."""
+        """For one prompt. ``context``: the model's, in tokens. Raises RequestError for a grammar that is
+        none, for one that the prompt's beginning of the answer breaks, and for too long a prediction."""
         source = self._source()
         thinking = None
         if source or self.max_thinking_tokens is not None:
@@ -48,7 +56,12 @@ class Steering:
             compile_grammar(source, table(), "structured_outputs").feed(begun, "structured_outputs")
         # A raw prompt is no part of the text that a grammar describes.
         heals = self.token_healing and not (source and not prompt.prefill)
-        return Guidance(token_healing=heals, thinking=thinking, grammar=source)
+        return Guidance(
+            token_healing=heals,
+            thinking=thinking,
+            grammar=source,
+            prediction_token_ids=prediction_ids(self.prediction, tokenizer, context),
+        )
 
     def _source(self) -> str:
         wanted = self.structured_outputs

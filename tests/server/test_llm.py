@@ -40,6 +40,19 @@ def test_generate_takes_texts_and_token_ids(llm: LLM) -> None:
     assert llm.generate([], params) == []
 
 
+def test_a_prediction_saves_steps_and_changes_nothing(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=4, max_tokens=60)
+    plain = llm.generate("Once upon a time", params, use_tqdm=False)[0]
+    known = plain.outputs[0].text
+    before = llm._engine.stats().steps
+    told = llm.generate("Once upon a time", params, prediction=known, use_tqdm=False)[0]
+    assert told.outputs == plain.outputs
+    assert llm._engine.stats().steps - before < 40
+    with pytest.raises(RequestError, match="the prediction has") as refused:
+        llm.generate("Once", params, prediction="word " * 3000)
+    assert refused.value.field == "prediction"
+
+
 def test_params_for_each_prompt(llm: LLM) -> None:
     each = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=2, n=2, logprobs=1)]
     first, second = llm.generate(["a", "b"], each, use_tqdm=False)

@@ -31,10 +31,12 @@ ALLOWED: dict[str, set[str]] = {
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
     "runner": LEAVES | {"_native", "batch", "request", "models", "sequence", "constraint"},
     "packing": LEAVES | {"batch", "request", "cache", "sequence", "scheduler", "constraint"},
+    "draft_model": LEAVES
+    | {"cache", "drafting", "models", "packing", "runner", "scheduler", "sequence"},
     "messages": LEAVES | {"request", "models", "constraint"},
     "engine": LEAVES
     | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}
-    | {"messages", "models", "constraint", "drafting"},
+    | {"messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
     | {"spare_memory", "request", "messages", "engine", "models", "constraint"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},

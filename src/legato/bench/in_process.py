@@ -68,7 +68,8 @@ class EngineHere:
         self.loaded_mib = memory_mib()
         self.info = loaded.info
         self.program = loaded.program
-        self.engine = Engine(wrapped(loaded.program), loaded.info, config)
+        self.draft = loaded.draft
+        self.engine = Engine(wrapped(loaded.program), loaded.info, config, draft=loaded.draft)
         self._tokenizer = tokenizer = load_tokenizer(hub.resolve(config.model).path)
         self.encode: Encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         self.run(make_prompts(self.encode, count=1, length=32, seed=-1), output_len=4)  # warm up

@@ -92,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     here = EngineHere(arguments)
     engines = [
-        Engine(here.program, here.info, EngineConfig(speculative_config=settings))
-        for settings in ("off", here.config.speculative_config)
+        Engine(here.program, here.info, EngineConfig(speculative_config=settings), draft=draft)
+        for settings, draft in (("off", None), (here.config.speculative_config, here.draft))
     ]
     rounds: list[Round] = []
     for number in range(arguments.rounds):

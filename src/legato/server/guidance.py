@@ -8,6 +8,7 @@ import msgspec
 
 from legato.errors import RequestError
 from legato.request import Guidance
+from legato.text.predicted import prediction_ids
 from legato.text.thinking import thinking_of, wish
 
 if TYPE_CHECKING:
@@ -73,18 +74,7 @@ def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, gramma
         token_healing=heals,
         thinking=thinking,
         grammar=grammar,
-        prediction_token_ids=_prediction(fields.wanted_prediction, service),
+        prediction_token_ids=prediction_ids(
+            fields.wanted_prediction, service.text, service.engine.info.max_model_len
+        ),
     )
-
-
-def _prediction(text: str, service: Service) -> list[int]:
-    if not text:
-        return []
-    ids = service.text.encode(text, add_special_tokens=False, parse_special=False)
-    if len(ids) > service.engine.info.max_model_len:
-        raise RequestError(
-            f"the prediction has {len(ids)} tokens; the model's context length is "
-            f"{service.engine.info.max_model_len}",
-            "prediction",
-        )
-    return ids

@@ -117,6 +117,17 @@ class FakeProgram:
         return token_ids, logprobs, ranks, top_ids, top_logprobs, np.empty(0, np.uint64)
 
 
+class OftenRight(FakeProgram):
+    """A draft model: of four tokens three are those of the other."""
+
+    def _sample(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        token_ids, *rest = super()._sample(batch)
+        for r, row in enumerate(batch.logit_rows.tolist()):
+            if digest("wrong", self.visible(batch, row)) % 4 == 0:
+                token_ids[r] = (token_ids[r] + 1) % VOCAB
+        return token_ids, *rest
+
+
 def draw(batch: Batch, r: int, tokens: list[int]) -> int:
     """Under a soft mask twice, if the first token does not fit."""
     s = batch.sampling
@@ -292,6 +303,7 @@ class FakeModel:
 
     program: FakeProgram
     info: ModelInfo
+    draft: None = None
 
 
 def load(config: EngineConfig) -> FakeModel:

@@ -11,7 +11,9 @@ from fake_program import (
     TABLE,
     TOKENS,
     VOCAB,
+    FakeModel,
     FakeProgram,
+    OftenRight,
     expected,
     log_probability,
     model_info,
@@ -52,7 +54,7 @@ sampling = st.fixed_dictionaries(
 
 
 class Free(Pace):
-    """Guesses cost nothing, and prompts enter in pieces of any size."""
+    """Guesses cost nothing, a step is slow, and prompts enter in pieces of any size."""
 
     def __init__(self, chunk: int) -> None:
         super().__init__()
@@ -60,6 +62,9 @@ class Free(Pace):
 
     def row_cost(self, rows: int) -> float:
         return 0.0
+
+    def seconds(self, rows: int) -> float:
+        return 10.0
 
     def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
         return min(most, self._chunk)
@@ -74,6 +79,7 @@ class Schedules(RuleBasedStateMachine):
         length=st.sampled_from([20, 100, 1000]),
         chunk=st.sampled_from([1, 5, 1000]),
         most=st.sampled_from([0, 1, 3, 15]),
+        draft_blocks=st.sampled_from([0, 0, 2, 5, 14]),
     )
     def start(
         self,
@@ -84,6 +90,7 @@ class Schedules(RuleBasedStateMachine):
         length: int,
         chunk: int,
         most: int,
+        draft_blocks: int,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=sequences,
@@ -93,7 +100,11 @@ class Schedules(RuleBasedStateMachine):
         )
         self.config = config
         self.program = FakeProgram(num_blocks)
-        self.engine = Engine(self.program, model_info(num_blocks, length), config, Free(chunk))
+        draft = None
+        if draft_blocks:
+            draft = FakeModel(OftenRight(draft_blocks), model_info(draft_blocks, length // 2))
+        info = model_info(num_blocks, length)
+        self.engine = Engine(self.program, info, config, Free(chunk), draft)
         self.engine.describe(TABLE)
         self.requests: dict[str, Request] = {}
         self.outputs: dict[tuple[str, int], list[Output]] = {}
