@@ -84,7 +84,7 @@ def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
     return Spellings.of(
         tokenizer.all_bytes(info.vocab_size),
         tokenizer.special_ids,
-        {*info.eos_token_ids, *tokenizer.eos_token_ids},
+        info.known({*info.eos_token_ids, *tokenizer.eos_token_ids}),
     )
 
 
@@ -105,13 +105,14 @@ def make_request(
     """Settle what the client left open: the seed, and how many tokens may come.
 
     The engine counts the given words of the answer as output, the client's ``max_tokens`` does not.
-
-    Raises RequestError for parameters out of range, ContextLengthError (naming ``field``) when
-    prompt and asked-for tokens do not fit into the model's context.
+    Raises RequestError for parameters out of range or tokens that the model does not have,
+    ContextLengthError (naming ``field``) when what is asked for does not fit into its context.
     """
     params = validate(params, info.vocab_size, len(resumption.output_token_ids))
     room = _room(resumption.num_tokens, params.max_tokens, info.max_model_len, field)
     most = room if params.max_tokens is None else params.max_tokens
+    if tokenizer.vocab_size > info.vocab_size:
+        check_in_vocabulary(resumption.token_ids, info.vocab_size, field)
     settled = msgspec.structs.replace(
         params,
         seed=seeds.draw() if params.seed is None else params.seed,
@@ -126,10 +127,10 @@ def make_request(
         prediction_token_ids=guidance.prediction_token_ids,
         thinking=guidance.thinking and resumed(guidance.thinking, prompt, resumption, tokenizer),
         grammar=guidance.grammar,
+        grammar_field=guidance.grammar_field,
         grammar_text=_kept_content(prompt, resumption, tokenizer) if guidance.grammar else b"",
         params=settled,
-        # The weights' file may name one end token only where the vocabulary has several.
-        eos_token_ids=sorted({*info.eos_token_ids, *tokenizer.eos_token_ids}),
+        eos_token_ids=sorted(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
         priority=priority,
         cache_salt=cache_salt,
     )

@@ -224,6 +224,9 @@ class ServerConfig:
         "part thoughts from content in chats: by the marks of the chat template, or of this family",
         choices=REASONING_PARSERS,
     )
+    receive_timeout: float = flag(
+        60.0, "a request must have come as a whole within this time", unit="seconds"
+    )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
     anthropic_strict: bool = flag(
@@ -257,6 +260,10 @@ class ServerConfig:
         if not self.drain_timeout >= 0:
             raise ConfigError(
                 f"drain_timeout must be 0 or more, got {self.drain_timeout}", "drain_timeout"
+            )
+        if not self.receive_timeout > 0:
+            raise ConfigError(
+                f"receive_timeout must be positive, got {self.receive_timeout}", "receive_timeout"
             )
         if not 0 <= self.resume_window <= 600:
             raise ConfigError(

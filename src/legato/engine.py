@@ -11,6 +11,7 @@ from legato.cache.kv import KVCache
 from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
+from legato.constraint.ruling import INCONSISTENT
 from legato.constraint.tokens import TokenTable
 from legato.draft_model import DraftModel, Loaded
 from legato.drafting.pace import Pace
@@ -273,9 +274,12 @@ class Engine:
         means nothing."""
         constraint = part.sequence.constraint
         if constraint is not None and constraint.grammar in self._runner.failed_grammars:
-            return EngineError(
-                f"the grammar went wrong: {self._runner.failed_grammars[constraint.grammar]}"
-            )
+            reason = self._runner.failed_grammars[constraint.grammar]
+            if reason == INCONSISTENT:
+                return EngineError(f"the grammar went wrong: {reason}")
+            # Some limits on what a grammar may cost are met only by what is written under it.
+            field = part.sequence.request.grammar_field
+            return RequestError(f"{field}: the grammar is too complex: {reason}", field)
         if not part.draft:
             return _no_token(part.sequence) if min(tokens, default=0) < 0 else None
         drafted = tokens[part.num_forced :]
@@ -330,7 +334,8 @@ class Engine:
         output = self._end(sequence, FinishReason.ERROR)
         output.error = f"{type(error).__name__}: {error}"
         if isinstance(error, RequestError):
-            output.error, output.error_field = str(error), error.field
+            output.error = str(error)
+            output.error_field = error.field or sequence.request.grammar_field
         return output
 
     def _arrive(self) -> list[Output]:

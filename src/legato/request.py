@@ -68,6 +68,7 @@ class Guidance(msgspec.Struct, frozen=True, kw_only=True):
     token_healing: bool = True
     thinking: Thinking | None = None
     grammar: str = ""  # as ``llguidance`` reads it; checked
+    grammar_field: str = "grammar"  # what the client called it
     prediction_token_ids: list[int] = []  # of what is expected to come
 
 
@@ -108,6 +109,8 @@ class Request(msgspec.Struct, kw_only=True):
     thinking: Thinking | None = None
     grammar: str = ""
     """What the content must follow, as ``llguidance`` reads it; it begins after the thoughts."""
+    grammar_field: str = "grammar"
+    """What the client called it, if it goes wrong later on."""
     grammar_text: bytes = b""
     """The content that was given already, without ``pending``: the grammar is fed with it first."""
     progress: list[Progress] | None = None

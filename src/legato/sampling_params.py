@@ -20,7 +20,10 @@ GREEDY_BELOW = 1e-5
 """Temperatures below this are 0, as in vLLM: the softmax is an argmax there, or overflows."""
 
 MAX_CHOICES = 128
+MAX_COUNT = 2**31 - 1
 MAX_LOGPROBS = 20
+MAX_STOPS, MAX_STOPS_LENGTH = 128, 8192
+"""Stop strings, and their characters together: each is looked for in the text of every token."""
 
 MODEL_PREFERENCES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 """What a model's ``generation_config.json`` may set for requests that are silent about it."""
@@ -36,22 +39,24 @@ class Limit:
 
     def allows(self, value: float) -> bool:
         low_enough = value > self.low if self.above else value >= self.low
-        return math.isfinite(value) and low_enough and value <= self.high
+        # A whole number may be too large to be told whether it is finite.
+        is_finite = isinstance(value, int) or math.isfinite(value)
+        return is_finite and low_enough and value <= self.high
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:.10g}"
 
 
 LIMITS = {
     "n": Limit(1, MAX_CHOICES),
-    "max_tokens": Limit(1),
-    "min_tokens": Limit(0),
-    "temperature": Limit(0),
-    "top_k": Limit(-1),
+    "max_tokens": Limit(1, MAX_COUNT),
+    "min_tokens": Limit(0, MAX_COUNT),
+    "temperature": Limit(0, 1e6),
+    "top_k": Limit(-1, MAX_COUNT),
     "top_p": Limit(0, 1, above=True),
     "min_p": Limit(0, 1),
-    "repetition_penalty": Limit(0, above=True),
+    "repetition_penalty": Limit(1e-6, 1e6),
     "presence_penalty": Limit(-2, 2),
     "frequency_penalty": Limit(-2, 2),
     "seed": Limit(-(2**63), 2**63 - 1),
@@ -119,6 +124,11 @@ def _typed(params: SamplingParams) -> SamplingParams:
 
 
 def _check_lists(params: SamplingParams, given: int) -> None:
+    if len(params.stop) > MAX_STOPS:
+        raise RequestError(f"stop has {len(params.stop)} texts, at most {MAX_STOPS} are", "stop")
+    length = sum(map(len, params.stop))
+    if length > MAX_STOPS_LENGTH:
+        raise RequestError(f"stop has {length} characters, at most {MAX_STOPS_LENGTH} are", "stop")
     if "" in params.stop:
         raise RequestError("stop must not contain an empty string", "stop")
     if params.max_tokens is not None and params.min_tokens > params.max_tokens + given:
@@ -144,6 +154,10 @@ def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
         "stop_token_ids": params.stop_token_ids,
     }
     for field, token_ids in lists.items():
+        if len(token_ids) > vocab_size:
+            raise RequestError(
+                f"{field} has {len(token_ids)} token ids, the model has {vocab_size}", field
+            )
         check_in_vocabulary(token_ids, vocab_size, field)
 
 

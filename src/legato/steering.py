@@ -60,6 +60,7 @@ class Steering:
             token_healing=heals,
             thinking=thinking,
             grammar=source,
+            grammar_field="structured_outputs",
             prediction_token_ids=prediction_ids(self.prediction, tokenizer, context),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -11,6 +12,11 @@ from running_server import RunningServer
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 PROMPT: dict[str, Any] = {"prompt": "hi", "max_tokens": 2}
+
+
+def nested(depth: int) -> Any:
+    return {"a": nested(depth - 1)} if depth else 1
+
 
 TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     # path, change, status, param, part of the message
@@ -59,6 +65,26 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("completions", {"logprobs": 21}, 400, "logprobs", "at most 20"),
     ("completions", {"max_tokens": 0}, 400, "max_tokens", "at least 1"),
     ("completions", {"stop": [""]}, 400, "stop", "empty"),
+    ("completions", {"stop": ["x"] * 129}, 400, "stop", "at most 128"),
+    ("completions", {"stop": "x" * 8193}, 400, "stop", "at most 8192"),
+    ("completions", {"stop_token_ids": [5] * 49153}, 400, "stop_token_ids", "has 49153"),
+    ("completions", {"top_k": 2**31}, 400, "top_k", "at most 2147483647"),
+    ("completions", {"repetition_penalty": 5e-324}, 400, "repetition_penalty", "at least 1e-06"),
+    ("completions", {"temperature": 1e300}, 400, "temperature", "at most 1000000"),
+    ("completions", {"max_tokens": -(10**400)}, 400, "max_tokens", "beyond 64 bits"),
+    ("completions", {"seed": 10**30}, 400, "seed", "beyond 64 bits"),
+    ("completions", {"cache_salt": "x" * 513}, 400, "cache_salt", "at most 512"),
+    ("completions", {"request_id": "x" * 513}, 400, "request_id", "at most 512"),
+    ("chat/completions", {"metadata": nested(129)}, 400, "metadata", "128 levels"),
+    ("chat/completions", {"metadata": {"a": [2**64]}}, 400, "metadata", "beyond 64 bits"),
+    ("chat/completions", {"thinking": {"type": ["enabled"]}}, 400, "thinking.type", "one of"),
+    (
+        "chat/completions",
+        {"thinking_token_budget": 5},
+        400,
+        "thinking_token_budget",
+        "no thoughts to limit",
+    ),
 ]
 
 
@@ -73,6 +99,32 @@ def test_error_names_field_and_limit(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["param"] == param
     assert message in error["message"]
+
+
+def test_what_is_within_the_limits_is_served(server: RunningServer) -> None:
+    for change in (
+        {"stop": [f"{number}#" for number in range(128)]},
+        {"metadata": nested(128)},
+        {"seed": 2**63 - 1, "temperature": 1e6, "repetition_penalty": 1e-6, "top_k": 2**31 - 1},
+        {"user": "12345678901234567890123"},  # digits, but no number
+    ):
+        response = httpx.post(f"{server.url}/v1/completions", json={**PROMPT, **change})
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 900 + b"]" * 900])
+def test_deep_json_is_no_failure(server: RunningServer, body: bytes) -> None:
+    response = httpx.post(f"{server.url}/v1/completions", content=body)
+    assert response.status_code == 400, response.text
+
+
+def test_messages_do_not_repeat_megabytes(server: RunningServer) -> None:
+    name = "x" * 3_000_000
+    started = time.monotonic()
+    error = httpx.post(f"{server.url}/v1/completions", json={**PROMPT, name: 1}).json()["error"]
+    assert time.monotonic() - started < 5
+    assert len(error["message"]) < 1100 and error["message"].startswith("unknown field 'xxx")
+    assert len(error["param"]) < 300
 
 
 def test_errors_have_the_clients_classes(client: openai.OpenAI) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Redraw = Callable[[Batch, I32], StepResult]
 
+INCONSISTENT = "it refuses a token that it has allowed"
+
 
 class Refusal(NamedTuple):
     """The first token of a part that must not follow; ``before`` are those between it and the
@@ -103,7 +105,7 @@ def settle(
         refusals = [found for one in ruled if (found := one.refusal(tokens)) is not None]
         for one in refusals:
             if one.row in drawn:
-                failed.setdefault(one.ruled.grammar, "it refuses a token that it has allowed")
+                failed.setdefault(one.ruled.grammar, INCONSISTENT)
         refusals = [one for one in refusals if one.ruled.grammar not in failed]
         if not refusals:
             break

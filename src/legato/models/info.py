@@ -19,3 +19,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0  # packed, in memory
     kv_bytes_per_block: int = 0
     default_sampling: dict[str, Any] = {}  # from generation_config.json
+
+    def known(self, ids: set[int]) -> set[int]:
+        """Those that the model has. Its files may name others, and each of them not all ends."""
+        return {id for id in ids if 0 <= id < self.vocab_size}

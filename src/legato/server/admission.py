@@ -10,8 +10,14 @@ from starlette.requests import Request
 
 from legato.errors import RequestError
 from legato.server.asker import ASKER, Asker, note_body
-from legato.server.errors import BodyTooLargeError, UnauthorizedError
+from legato.server.errors import BodyTooLargeError, MediaTypeError, UnauthorizedError
+from legato.server.extremes import check_extremes
 from legato.server.service import service_of
+
+JSON_NAMES = frozenset(
+    {"", "application/json", "text/json", "text/plain"}
+    | {"application/x-www-form-urlencoded", "application/octet-stream"}
+)
 
 
 def require_key(http: Request) -> None:
@@ -37,8 +43,19 @@ def require_key(http: Request) -> None:
         ASKER.set(Asker(f"key {right[0]}"))
 
 
+def _check_media(http: Request) -> None:
+    """JSON may be called what curl and browsers call it unasked, but not something else."""
+    encoding = http.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise MediaTypeError(f"the body has Content-Encoding {encoding!r}; it must have none")
+    named = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if named not in JSON_NAMES and not named.endswith("+json"):
+        raise MediaTypeError(f"the body has Content-Type {named!r}; it must be application/json")
+
+
 async def read_object(http: Request, limit: int) -> tuple[dict[str, Any], int]:
-    """The JSON object in the body and the body's size in bytes; 400 or 413 if there is none."""
+    """The JSON object in the body and the body's size in bytes; 400, 413 or 415 if there is none."""
+    _check_media(http)
     too_large = BodyTooLargeError(f"the request body is larger than {limit} bytes")
     if int(http.headers.get("content-length") or 0) > limit:
         raise too_large
@@ -51,7 +68,10 @@ async def read_object(http: Request, limit: int) -> tuple[dict[str, Any], int]:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise RequestError("the body is nested too deep") from None
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object")
+    check_extremes(value, body)
     note_body(value)
     return value, len(body)

@@ -35,7 +35,7 @@ from legato.text.continuation import Prompt
 router = Routes("Anthropic", prefix="/v1/messages", dialect=ANTHROPIC)
 
 
-@router.post("", MessagesRequest)
+@router.post("", MessagesRequest, NO_EFFECT, UNSUPPORTED)
 async def messages(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     service.check_ready()
@@ -53,7 +53,7 @@ async def messages(http: Request, service: Service) -> Response:
     return json_response(message(answer, service, echo=request.echo))
 
 
-@router.post("/count_tokens", CountTokensRequest)
+@router.post("/count_tokens", CountTokensRequest, NO_EFFECT, UNSUPPORTED)
 async def count_tokens(http: Request, service: Service) -> Response:
     """How many tokens the model would read."""
     service.check_ready()
@@ -65,7 +65,7 @@ async def count_tokens(http: Request, service: Service) -> Response:
 
 
 def _begin(request: MessagesRequest, prompt: Prompt, service: Service, grammar: str) -> Answer:
-    with naming({"stop": "stop_sequences", "max_thinking_tokens": "thinking.budget_tokens"}):
+    with naming({"stop": "stop_sequences"}):
         return service.answer(
             prompt,
             request.params(service.engine.info.default_sampling, stop=request.stop_sequences),

@@ -20,6 +20,8 @@ from legato.text.template import ChatTemplate
 from legato.text.thinking import template_kwargs
 from legato.text.vocabulary import Tokenizer
 
+MAX_MESSAGES = 50_000
+
 
 class PredictedPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A text, as a part of a message may be one."""
@@ -115,6 +117,10 @@ def chat_prompt(
     template = _own_template(request, template, tokenizer, trusts_template)
     if not request.messages:
         raise RequestError("messages must not be empty", "messages")
+    if len(request.messages) > MAX_MESSAGES:
+        raise RequestError(
+            f"messages has {len(request.messages)} entries, at most {MAX_MESSAGES} are", "messages"
+        )
     return build_prompt(
         template,
         tokenizer,

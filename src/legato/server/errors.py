@@ -52,6 +52,10 @@ class BodyTooLargeError(RequestError):
     """The body exceeds ``max_body_bytes``."""
 
 
+class MediaTypeError(RequestError):
+    """The body says of itself that it is not JSON, or compressed."""
+
+
 class TooManyRequestsError(EngineError):
     """The queue is full, or the client asks for more than it may; ``wait``: seconds until it is worth
     another try."""
@@ -73,6 +77,7 @@ MAPPING: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (StreamNotFoundError, 404, "invalid_request_error", "stream_not_found"),
     (PreviousResponseNotFoundError, 400, "invalid_request_error", "previous_response_not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
+    (MediaTypeError, 415, "invalid_request_error", "unsupported_media_type"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),
     (TooManyRequestsError, 429, "rate_limit_error", "rate_limit_exceeded"),
@@ -95,9 +100,18 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of an exception. What we did not raise on purpose stays in the log."""
     for kind, status, error_type, code in MAPPING:
         if isinstance(error, kind):
-            return status, shape(str(error), error_type, getattr(error, "field", None), code)
+            field = getattr(error, "field", None)
+            field = None if field is None else shortened(field, 200)
+            return status, shape(shortened(str(error), 1000), error_type, field, code)
     log.error("unexpected error", exc_info=error)
     return 500, shape("internal error; the server's log has the details", "server_error")
+
+
+def shortened(text: str, most: int) -> str:
+    """Messages quote what clients sent, which may be megabytes; its beginning and end say enough."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 3 // 4]} ... {text[-most // 4 :]}"
 
 
 def shape(

@@ -47,6 +47,12 @@ class GuidanceFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         }
 
     @property
+    def budget_field(self) -> str:
+        """What the client called its budget."""
+        given = (name for name, value in self.budgets.items() if value is not None)
+        return next(given, "max_thinking_tokens")
+
+    @property
     def thinking_budget(self) -> int | None:
         """None: no limit, which is also said by -1. Raises RequestError naming the field."""
         given = {name: value for name, value in self.budgets.items() if value is not None}
@@ -67,13 +73,16 @@ def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, gramma
         budget = 0
     thinking = None
     if budget is not None or grammar:
-        thinking = thinking_of(prompt, service.config.reasoning_parser, budget, service.text)
+        parser, field = service.config.reasoning_parser, fields.budget_field
+        thinking = thinking_of(prompt, parser, budget, service.text, field)
     # A raw prompt is no part of the text that a grammar describes: its last word cannot be respelled.
     heals = fields.token_healing and not (grammar and not prompt.prefill)
+    wanted = fields.wanted_grammar()
     return Guidance(
         token_healing=heals,
         thinking=thinking,
         grammar=grammar,
+        grammar_field="grammar" if wanted is None else wanted.field,
         prediction_token_ids=prediction_ids(
             fields.wanted_prediction, service.text, service.engine.info.max_model_len
         ),

@@ -202,7 +202,7 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def _unknown(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), 1)
+    close = difflib.get_close_matches(name, sorted(known), 1) if len(name) < 100 else []
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"unknown field {name!r}{hint}"
 

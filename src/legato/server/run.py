@@ -74,6 +74,7 @@ def _build(
 
     from legato.sampling_params import SeedSource
     from legato.server.app import build_app
+    from legato.server.connection import connections
     from legato.server.drain import DrainingServer
     from legato.server.load import Load
     from legato.server.service import Service
@@ -92,6 +93,8 @@ def _build(
     )
     uvicorn_config = uvicorn.Config(
         build_app(service),
+        http=connections(config.receive_timeout),
+        ws="none",
         log_level="debug" if config.log_level == "debug" else "warning",
         access_log=config.log_level == "debug",
         timeout_graceful_shutdown=GRACE,

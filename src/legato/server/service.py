@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 RANKS = 32
 """Steps between two priorities of a request."""
 MAX_PRIORITY = 2**31
+MAX_NAME = 512
+"""Characters of what a client calls its request, or the share of the cache that it may use."""
 
 LONG_TEXT = 20_000
 """Characters from which rendering and tokenising would hold up the streams of other clients."""
@@ -161,6 +163,10 @@ class Service:
             raise RequestError(f"priority must be within 2**31, got {priority}", "priority")
         stays = keeps_tokens(params)
         salt = cache_salt or ""
+        if len(salt) > MAX_NAME:
+            raise RequestError(
+                f"cache_salt has {len(salt)} characters, at most {MAX_NAME} are", "cache_salt"
+            )
         resumption = resume(
             prompt,
             self.text,
@@ -259,6 +265,11 @@ async def off_loop(length: int, work: Callable[[], Result]) -> Result:
 
 
 def new_id(prefix: str, given: str | None = None) -> str:
+    """``given``: the client's ``request_id``. Raises RequestError."""
+    if given is not None and len(given) > MAX_NAME:
+        raise RequestError(
+            f"request_id has {len(given)} characters, at most {MAX_NAME} are", "request_id"
+        )
     return f"{prefix}-{given or uuid.uuid4().hex}"
 
 

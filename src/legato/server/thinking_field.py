@@ -21,7 +21,7 @@ class ThinkingField:
         if self.thinking is None:
             return None, "thinking"
         kind = self.thinking.get("type")
-        if kind not in WISHES:
+        if not isinstance(kind, str) or kind not in WISHES:
             raise RequestError(
                 f"thinking.type must be one of {', '.join(WISHES)}, got {kind!r}", "thinking.type"
             )

@@ -20,6 +20,11 @@ class Resumption:
     is_unhealed: bool = False  # the given words end in tokens that the model need not have chosen
 
     @property
+    def token_ids(self) -> list[int]:
+        """All of them, the end as drafted."""
+        return [*self.prompt_token_ids, *self.output_token_ids, *self.draft]
+
+    @property
     def num_tokens(self) -> int:
         """With the end spelled as drafted."""
         return len(self.prompt_token_ids) + len(self.output_token_ids) + len(self.draft)

@@ -29,18 +29,21 @@ _CHAT: Final = [{"role": "user", "content": "Hi"}, {"role": "assistant", "conten
 
 
 def thinking_of(
-    prompt: Prompt, parser: str, budget: int | None, tokenizer: Tokenizer
+    prompt: Prompt,
+    parser: str,
+    budget: int | None,
+    tokenizer: Tokenizer,
+    field: str = "max_thinking_tokens",
 ) -> Thinking | None:
     """The reasoning block of the answers to ``prompt``; None if no thoughts are to come.
 
     ``budget`` is how many tokens of thoughts there may be, those that were given included. Raises
-    RequestError for a budget where the model has no thoughts at all.
+    RequestError, naming ``field``, for a budget where the model has no thoughts at all.
     """
     block = block_at(prompt, "auto" if parser == "none" else parser)
     if block is None or prompt.template is None:
         if budget is not None:
-            name = "max_thinking_tokens"
-            raise RequestError(f"{name}: this model has no thoughts to limit", name)
+            raise RequestError(f"{field}: this model has no thoughts to limit", field)
         return None
     where = state_at_seam(prompt, block)
     if where in ("closed", "content"):

@@ -1,0 +1,97 @@
+"""One client's connection, with an end for everything that a client may never end.
+
+A request has to be here ``receive_timeout`` seconds after its first byte (the first one after the
+connection was made), and its head may have ``MAX_HEAD`` bytes. What is no HTTP is told so in the shape
+of all other errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from legato.server.errors import shape
+
+MAX_HEAD = 65_536
+"""Bytes of a request's head, or anywhere without a byte of the body among them."""
+
+
+def connections(receive_timeout: float) -> type[HttpToolsProtocol]:
+    """The class that uvicorn makes one of for each connection."""
+    return type("Connection", (Connection,), {"receive_timeout": receive_timeout})
+
+
+class Connection(HttpToolsProtocol):
+    receive_timeout: ClassVar[float]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._without_body = 0  # bytes since the last of a body, or since a head ended
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._expect()
+        self._without_body += len(data)
+        super().data_received(data)
+        if self._without_body > MAX_HEAD and not self.transport.is_closing():
+            self._refuse(431, f"the head of the request is larger than {MAX_HEAD} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._without_body = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._without_body = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._without_body = 0
+        self._expect_no_more()
+
+    def _expect(self) -> None:
+        if self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self.receive_timeout, self._on_late)
+
+    def _expect_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_late(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        if self.flow.read_paused or (is_answering and not cycle.more_body):
+            self._expect()  # what is late is not the client's, or is its next request
+        elif is_answering and cycle.response_started:
+            self.transport.close()
+        else:
+            self._refuse(408, f"no whole request came within {self.receive_timeout:g} seconds")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "the request is not valid HTTP/1.1")
+
+    def _refuse(self, status: int, message: str) -> None:
+        kind = "timeout_error" if status == 408 else "invalid_request_error"
+        body = msgspec.json.encode(shape(message, kind))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()
