@@ -95,7 +95,7 @@ def need_same_vocabulary(draft: ModelSpec, model: ModelSpec) -> None:
 
 
 def lowered(config: EngineConfig, model: Opened, beside: native.Program | None) -> native.Program:
-    """A program with the model's weights, which runs on the threads of ``beside``."""
+    """A program with the model's weights, which runs on the threads of ``beside``. Raises ModelError."""
     need_memory(model)
     program = new_program(config, beside)
     kept = packed_file(
@@ -106,7 +106,10 @@ def lowered(config: EngineConfig, model: Opened, beside: native.Program | None) 
         program.isa,
         program.threads,
     )
-    lower(model.spec, model.checkpoint, program, model.quantization, kept)
+    try:
+        lower(model.spec, model.checkpoint, program, model.quantization, kept)
+    except ValueError as error:  # a size that the core does not have room for
+        raise ModelError(f"{model.files.path}: {error}") from error
     kept.save(program)
     return program
 

@@ -36,7 +36,7 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
     added = backend.get_added_tokens_decoder()
     bos = _named_token(folder, config, backend, "bos_token")
     eos = _named_token(folder, config, backend, "eos_token")
-    prefix, suffix = _frame(backend)
+    prefix, suffix = _frame(path, backend)
     if isinstance(config.get("add_bos_token"), bool) and bos is not None:
         prefix = [bos] if config["add_bos_token"] else []
     if isinstance(config.get("add_eos_token"), bool) and eos is not None:
@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: must hold a JSON object")
@@ -121,13 +121,19 @@ def _named_token(
         name = token_name(config[key])
     else:
         name = special_token_names(folder).get(key)
-    return None if name is None else backend.token_to_id(name)
+    try:
+        return None if name is None else backend.token_to_id(name)
+    except UnicodeEncodeError:
+        raise ModelError(f"{folder}: key {key!r}: {name!r} is not Unicode text") from None
 
 
-def _frame(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+def _frame(path: Path, backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """The ids which the file's post-processor puts around every text: (before, after)."""
-    bare: Sequence[int] = backend.encode("a", add_special_tokens=False).ids
-    framed: Sequence[int] = backend.encode("a", add_special_tokens=True).ids
+    try:
+        bare: Sequence[int] = backend.encode("a", add_special_tokens=False).ids
+        framed: Sequence[int] = backend.encode("a", add_special_tokens=True).ids
+    except Exception as error:  # the library raises Exception itself
+        raise ModelError(f"{path}: text cannot be encoded: {error}") from error
     extra = len(framed) - len(bare)
     for before in range(extra + 1):
         if framed[before : before + len(bare)] == bare:

@@ -17,6 +17,8 @@ from legato.text.sandbox import ENVIRONMENT, limited
 
 RESERVED: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _GGUF_KEY: Final = "tokenizer.chat_template"
+MAX_TEMPLATE: Final = 300_000
+"""Characters; the largest that are published have a tenth of that."""
 
 
 class ChatTemplate:
@@ -170,7 +172,7 @@ def _from_folder(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         sources["default"] = entry
     elif isinstance(entry, list):
         try:
-            sources = {item["name"]: item["template"] for item in entry}
+            sources = {str(item["name"]): str(item["template"]) for item in entry}
         except (TypeError, KeyError) as error:
             raise ModelError(
                 f"{folder / 'tokenizer_config.json'}: key 'chat_template': an entry lacks {error}"
@@ -179,14 +181,25 @@ def _from_folder(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     files |= {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
     for name, file in files.items():
         if file.is_file():
-            sources[name] = file.read_text(encoding="utf-8")
+            sources[name] = _text(file)
     return sources, special_token_names(folder)
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}") from error
+
+
 def _compile(name: str, source: str) -> jinja2.Template:
+    if len(source) > MAX_TEMPLATE:
+        raise ModelError(
+            f"chat template {name!r} has {len(source)} characters, at most {MAX_TEMPLATE} are"
+        )
     try:
         return ENVIRONMENT.from_string(source)
-    except (jinja2.TemplateError, RecursionError) as error:
+    except Exception as error:  # what Jinja makes of it, Python may refuse in ways of its own
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
         raise ModelError(f"chat template {name!r}{where}: {error}") from error

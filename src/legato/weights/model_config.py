@@ -58,7 +58,10 @@ class ModelConfig:
 
     def number(self, key: str, default: Any = REQUIRED, *, above: float = 0.0) -> float:
         """A finite number greater than ``above``."""
-        value = float(self.get(key, (int, float), default))
+        given = self.get(key, (int, float), default)
+        # A whole number of hundreds of digits is none that a float can be.
+        too_long = isinstance(given, int) and abs(given) > 2**1000
+        value = math.inf if too_long else float(given)
         if not (math.isfinite(value) and value > above):
             self.fail(key, f"{value} is out of range (above {above:g})")
         return value

@@ -92,7 +92,7 @@ def test_appended_bytes_are_noticed_in_safetensors(tmp_path: Path) -> None:
 
 
 ODD_VALUES: list[Any] = [
-    "8", [], {}, True, False, None, -1, 0, 1.5, 10**12, 1e400, float("nan"), [None], {"a": 1},
+    "8", [], {}, True, False, None, -1, 0, 1.5, 10**12, 10**400, 1e400, float("nan"), [None], {"a": 1},
 ]  # fmt: skip
 
 

@@ -142,6 +142,20 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     write(tmp_path, byte_level(), generation_config={"eos_token_id": "x"})
     with pytest.raises(ModelError, match=r"generation_config\.json: key 'eos_token_id'"):
         load_tokenizer(tmp_path)
+    write(tmp_path, byte_level(), tokenizer_config={"bos_token": "\ud800"})
+    with pytest.raises(ModelError, match="key 'bos_token'"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_cannot_encode_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(models.BPE({"b": 0}, [], unk_token="absent"))
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"tokenizer\.json: text cannot be encoded: .*absent"):
+        load_tokenizer(tmp_path)
 
 
 def prompt_ids(tokenizer: Tokenizer, header: str, words: str) -> list[int]:

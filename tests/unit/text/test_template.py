@@ -242,6 +242,20 @@ class TestLoading:
         with pytest.raises(ConfigError, match=r"own\.jinja.*line 1"):
             load_chat_template(folder, own)
 
+    def test_what_is_no_text_or_no_template_is_named(self, tmp_path: Path) -> None:
+        file = tmp_path / "chat_template.jinja"
+        for content, words in (
+            (b"\xff\xfe{{", r"chat_template\.jinja: cannot be read"),
+            (b"{{ a }}" * 50_000, "has 350000 characters, at most"),
+            (b"{% if a %}" * 200 + b"{% endif %}" * 200, "chat template 'default'"),
+        ):
+            file.write_bytes(content)
+            with pytest.raises(ModelError, match=words):
+                load_chat_template(tmp_path)
+        file.unlink()
+        self.folder(tmp_path, [{"name": ["a"], "template": 7}])
+        assert load_chat_template(tmp_path) is not None  # an odd name is no harm
+
     def test_a_broken_template_names_the_model(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=rf"{tmp_path.name}.*line 2"):
             load_chat_template(self.folder(tmp_path, "\n{% endfor %}"))
