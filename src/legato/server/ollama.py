@@ -139,7 +139,7 @@ class OllamaGenerateRequest(OllamaFields, kw_only=True, forbid_unknown_fields=Tr
     raw: bool = False
 
 
-@router.post("/chat", OllamaChatRequest)
+@router.post("/chat", OllamaChatRequest, NO_EFFECT, UNSUPPORTED)
 async def chat(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     request, size = await _read(http, service, OllamaChatRequest)
@@ -149,7 +149,7 @@ async def chat(http: Request, service: Service) -> Response:
     return await _reply(http, request, prompt, service, in_chat)
 
 
-@router.post("/generate", OllamaGenerateRequest)
+@router.post("/generate", OllamaGenerateRequest, NO_EFFECT, UNSUPPORTED)
 async def generate(http: Request, service: Service) -> Response:
     """Answer a prompt; with ``raw``, continue it."""
     request, size = await _read(http, service, OllamaGenerateRequest)

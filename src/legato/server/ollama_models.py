@@ -36,6 +36,10 @@ class OllamaShowRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     verbose: bool = False
 
 
+SHOW_NO_EFFECT: frozenset[str] = frozenset()
+SHOW_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"system": ("",), "template": ("",)}
+
+
 @router.get("/version")
 async def version() -> dict[str, str]:
     return {"version": __version__}
@@ -54,11 +58,11 @@ async def running(service: Service) -> dict[str, Any]:
     return {"models": [{**card, "context_length": service.engine.info.max_model_len}]}
 
 
-@router.post("/show", OllamaShowRequest)
+@router.post("/show", OllamaShowRequest, SHOW_NO_EFFECT, SHOW_UNSUPPORTED)
 async def show(http: Request, service: Service) -> dict[str, Any]:
     service.check_ready()
     body, _ = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, OllamaShowRequest, frozenset(), {"system": ("",), "template": ("",)})
+    request = parse(body, OllamaShowRequest, SHOW_NO_EFFECT, SHOW_UNSUPPORTED)
     check_model(request.model or request.name, service)
     info = service.engine.info
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +12,7 @@ import msgspec
 from starlette.responses import HTMLResponse
 
 from legato import __version__
-from legato.sampling_params import LIMITS
+from legato.server.described import complete, responses
 from legato.server.protocol import NO_EFFECT, UNSUPPORTED
 from legato.server.routes import Operation, Routes
 
@@ -53,10 +52,10 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         if operation.shown:
             path = _CONVERTER.sub("}", operation.path)
             paths.setdefault(path, {})[operation.method.lower()] = _shown(operation, path)
-    bodies = [operation.body for operation in operations if operation.body is not None]
-    _, schemas = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
-    for schema in schemas.values():
-        _show_limits(schema.get("properties", {}))
+    with_body = {one.body: one for one in operations if one.body is not None}
+    _, schemas = msgspec.json.schema_components([*with_body], ref_template=REFERENCE)
+    for body, one in with_body.items():
+        complete(schemas[body.__name__], one.no_effect, one.unsupported)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Legato", "version": __version__, "description": _description()},
@@ -72,13 +71,14 @@ def _shown(operation: Operation, path: str) -> dict[str, Any]:
         "summary": name.replace("_", " ").capitalize(),
         "description": inspect.getdoc(operation.handler) or "",
         "operationId": re.sub(r"\W+", "_", f"{name}{path}_{operation.method.lower()}"),
-        "responses": {"200": {"description": "The answer"}},
+        "responses": responses(
+            operation.tag, has_body=operation.body is not None, guarded=operation.guarded
+        ),
     }
-    if parameters := _PARAMETER.findall(path):
-        shown["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in parameters
-        ]
+    parameters = [_parameter(name, "path") for name in _PARAMETER.findall(path)]
+    parameters += [_parameter(name, "query") for name in operation.query]
+    if parameters:
+        shown["parameters"] = parameters
     if operation.body is not None:
         reference = {"$ref": REFERENCE.format(name=operation.body.__name__)}
         content = {"application/json": {"schema": reference}}
@@ -86,14 +86,8 @@ def _shown(operation: Operation, path: str) -> dict[str, Any]:
     return shown
 
 
-def _show_limits(properties: dict[str, dict[str, Any]]) -> None:
-    for name, limit in LIMITS.items():
-        for kind in properties.get(name, {}).get("anyOf", []):
-            if kind.get("type") not in ("integer", "number"):
-                continue
-            kind["exclusiveMinimum" if limit.above else "minimum"] = limit.low
-            if math.isfinite(limit.high):
-                kind["maximum"] = limit.high
+def _parameter(name: str, place: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
 
 
 def _description() -> str:

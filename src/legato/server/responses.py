@@ -47,7 +47,7 @@ MAX_LISTED = 100
 DEFAULT_LISTED = 20
 
 
-@router.post("", ResponsesRequest)
+@router.post("", ResponsesRequest, NO_EFFECT, UNSUPPORTED)
 async def create(http: Request, service: Service) -> Response:
     """Answer items, or continue an answer."""
     service.check_ready()
@@ -138,13 +138,15 @@ def _begin(request: ResponsesRequest, prompt: Prompt, service: Service, grammar:
         )
 
 
-@router.get("/{response_id}")
+RETRIEVING = ("include", "include[]", "stream", "starting_after", "include_obfuscation")
+LISTING = ("limit", "order", "after", "include", "include[]")
+
+
+@router.get("/{response_id}", query=RETRIEVING)
 async def retrieve(response_id: str, http: Request, service: Service) -> Response:
     """A response that was stored. With `stream=true`, its events, those behind `starting_after`; for
     what was made with `background` or `resume_window`."""
-    query = _known_query(
-        http, "include", "include[]", "stream", "starting_after", "include_obfuscation"
-    )
+    query = _known_query(http, RETRIEVING)
     after = query.get("starting_after")
     if query.get("stream", "false") not in ("true", "false"):
         raise RequestError(f"stream must be true or false, got {query['stream']!r}", "stream")
@@ -179,10 +181,10 @@ async def delete(response_id: str, service: Service) -> Response:
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
-@router.get("/{response_id}/input_items")
+@router.get("/{response_id}/input_items", query=LISTING)
 async def input_items(response_id: str, http: Request, service: Service) -> Response:
     """What the model read for a response, the latest first."""
-    query = _known_query(http, "limit", "order", "after", "include", "include[]")
+    query = _known_query(http, LISTING)
     items = [*service.responses.get(response_id).items]
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
@@ -208,7 +210,7 @@ async def input_items(response_id: str, http: Request, service: Service) -> Resp
     )
 
 
-def _known_query(http: Request, *known: str) -> dict[str, str]:
+def _known_query(http: Request, known: tuple[str, ...]) -> dict[str, str]:
     for name in http.query_params:
         if name not in known:
             raise RequestError(f"{name} is not supported", name)

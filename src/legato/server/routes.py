@@ -8,8 +8,8 @@ than a small language model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from starlette.routing import Route
 from legato.server.admission import require_key
 from legato.server.dialect import Dialect
 from legato.server.errors import json_response
+from legato.server.protocol import NO_EFFECT, UNSUPPORTED
 from legato.server.service import service_of
 
 Handler = Callable[..., Awaitable[Any]]
@@ -29,14 +30,19 @@ Written = TypeVar("Written", bound=Handler)
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. ``body``: what the handler reads."""
+    """One method of one path. ``body``: what the handler reads; ``no_effect`` and ``unsupported``: the
+    fields beside it that ``protocol.parse`` knows there; ``query``: the names in the query."""
 
     method: str
     path: str
     handler: Handler
     tag: str
-    body: type[msgspec.Struct] | None
     shown: bool
+    guarded: bool
+    body: type[msgspec.Struct] | None = None
+    no_effect: frozenset[str] = NO_EFFECT
+    unsupported: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: UNSUPPORTED)
+    query: tuple[str, ...] = ()
 
 
 class Routes:
@@ -50,26 +56,35 @@ class Routes:
         self._tag, self._prefix = tag, prefix
         self._guarded, self._dialect = guarded, dialect
 
-    def get(self, path: str, *, shown: bool = True) -> Callable[[Written], Written]:
-        return self._add("GET", path, None, shown)
+    def get(
+        self, path: str, *, shown: bool = True, query: tuple[str, ...] = ()
+    ) -> Callable[[Written], Written]:
+        return self._add("GET", path, shown, query=query)
 
     def head(self, path: str, *, shown: bool = True) -> Callable[[Written], Written]:
-        return self._add("HEAD", path, None, shown)
+        return self._add("HEAD", path, shown)
 
     def post(
-        self, path: str, body: type[msgspec.Struct] | None = None
+        self,
+        path: str,
+        body: type[msgspec.Struct] | None = None,
+        no_effect: frozenset[str] = NO_EFFECT,
+        unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED,
     ) -> Callable[[Written], Written]:
-        return self._add("POST", path, body, True)
+        fields = {"body": body, "no_effect": no_effect, "unsupported": unsupported}
+        return self._add("POST", path, True, **fields)
 
     def delete(self, path: str) -> Callable[[Written], Written]:
-        return self._add("DELETE", path, None, True)
+        return self._add("DELETE", path, True)
 
     def _add(
-        self, method: str, path: str, body: type[msgspec.Struct] | None, shown: bool
+        self, method: str, path: str, shown: bool, **fields: Any
     ) -> Callable[[Written], Written]:
+        whole = self._prefix + path
+
         def add(handler: Written) -> Written:
-            path_ = self._prefix + path
-            self.operations.append(Operation(method, path_, handler, self._tag, body, shown))
+            operation = Operation(method, whole, handler, self._tag, shown, self._guarded, **fields)
+            self.operations.append(operation)
             return handler
 
         return add
