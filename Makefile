@@ -14,7 +14,7 @@ serve: $(VENV)/.serve
 
 # Fast ones first.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest tests/unit tests/server tests/models $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/server tests/fuzz tests/models $(ARGS)
 
 check: $(VENV)/.check
 	@$(BIN)/ruff format --check src tests benchmarks examples scripts
