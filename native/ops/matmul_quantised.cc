@@ -32,6 +32,11 @@ struct Group {
   // part: which kWidth of the 16 outputs.
   void open(const uint8_t* tile, int64_t g, int part) {
     quants = tile + kLayout.quants_at(g) + part * (4 * kWidth);
+    if constexpr (kFive) plane = Bytes::load(quants + 256);
+  }
+
+  // After the sums, which need the registers before.
+  void open_scales(const uint8_t* tile, int64_t g, int part) {
     [[maybe_unused]] const uint8_t* record = tile + kLayout.scales_at(g);
     [[maybe_unused]] const int64_t sub = g % kLayout.unit_groups;
     const uint16_t* halves = (const uint16_t*)(tile + kLayout.d_at(g)) + part * kWidth;
@@ -47,7 +52,6 @@ struct Group {
     } else if constexpr (kMinimum) {
       minimum = Vec::load_f16(halves + 16);
     }
-    if constexpr (kFive) plane = Bytes::load(quants + 256);
   }
 
   // Weights of inputs 8v .. 8v + 3 and 8v + 4 .. 8v + 7.
@@ -87,6 +91,17 @@ struct Fetch {
     from += bytes;
   }
 };
+
+// A block's sums where there is a bias or outputs are missing.
+[[gnu::noinline]] void write_some(const Vec* sums, int rows, int tiles, float* out, int64_t stride, const float* bias,
+                                  bool accumulate, int64_t outputs) {
+  for (int r = 0; r < rows; ++r) {
+    for (int t = 0; t < tiles && t * kLanes < outputs; ++t) {
+      write_lanes(sums[r * tiles + t], out + r * stride + t * kLanes, bias ? bias + t * kLanes : nullptr, accumulate,
+                  kWidth, outputs - t * kLanes);
+    }
+  }
+}
 
 // R rows x T tiles in registers, over all groups.
 template <Format F, int R, int T>
@@ -146,6 +161,11 @@ struct Block {
     }
   }
 
+  [[gnu::always_inline]] void open_scales(const uint8_t* tile, int64_t tile_bytes, int64_t g, int part) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) group[t].open_scales(tile + t * tile_bytes, g, part);
+  }
+
   [[gnu::always_inline]] void run(const uint8_t* tile, int64_t tile_bytes, int64_t groups, int part,
                                   const uint8_t* rows, int64_t row_bytes, Fetch fetch) {
 #pragma GCC unroll 8
@@ -162,15 +182,39 @@ struct Block {
       step<0>();
       step<1>();
       if constexpr (G::kSix) {
+        open_scales(tile, tile_bytes, g, part);
         scale<0>();
         start<1>();
       }
       step<2>();
       step<3>();
+      if constexpr (!G::kSix) open_scales(tile, tile_bytes, g, part);
       scale<G::kSix ? 1 : 0>();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) ++x[r];
     }
+  }
+
+  // `outputs`: of the matrix, from the block's first on.
+  [[gnu::always_inline]] void write(float* out, int64_t stride, const float* bias, bool accumulate, int64_t outputs) {
+    if (outputs >= (T - 1) * kLanes + kWidth && !bias) {  // indices are constants: the sums stay in registers
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) {
+          float* to = out + r * stride + t * kLanes;
+          (accumulate ? acc[t][r] + Vec::load(to) : acc[t][r]).store(to);
+        }
+      }
+      return;
+    }
+    Vec kept[T * R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) kept[r * T + t] = acc[t][r];
+    }
+    write_some(kept, R, T, out, stride, bias, accumulate, outputs);
   }
 };
 
@@ -189,24 +233,26 @@ template <Format F, int R, int T>
     b.run(m.data + tile * m.tile_bytes, m.tile_bytes, m.columns / 32, part, job.rows + row * job.row_bytes,
           job.row_bytes, fetch);
     fetch.bytes = 0;
-    for (int t = 0; t < T; ++t) {
-      const int64_t n = (tile + t) * kLanes + part * kWidth;
-      if (n >= m.rows) break;
-      for (int r = 0; r < R; ++r) {
-        write_lanes(b.acc[t][r], job.target.out + (row + r) * job.target.stride + n,
-                    job.target.bias ? job.target.bias + n : nullptr, job.target.accumulate, kWidth, m.rows - n);
-      }
-    }
+    const int64_t n = tile * kLanes + part * kWidth;
+    float* out = job.target.out + row * job.target.stride + n;
+    b.write(out, job.target.stride, job.target.bias ? job.target.bias + n : nullptr, job.target.accumulate, m.rows - n);
   }
 }
 
 // Rows that one block keeps in registers, for blocks of one tile and of two (0: never). Two tiles share each broadcast
-// of inputs, better for many rows; one tile reads weights in a line, better for few. Q6_K has two scales: one tile.
+// of inputs, better for many rows; one tile reads weights in a line, better for few. Twelve chains of dot products hide
+// each other's latency, the last of a group and its scales too; eight lose a twentieth. Q6_K has two scales: one tile.
+// Sums without VNNI take two registers each.
 #if defined(__AVX512BW__)
+#if defined(__AVX512VNNI__)
+constexpr int kChains = 12;
+#else
+constexpr int kChains = 8;
+#endif
 template <Format F>
 constexpr int kRowsOfOne = F == Format::Q6_K ? 8 : 6;
 template <Format F>
-constexpr int kRowsOfTwo = F == Format::Q6_K ? 0 : 4;
+constexpr int kRowsOfTwo = F == Format::Q6_K ? 0 : kChains / 2;
 #else
 template <Format F>
 constexpr int kRowsOfOne = kWidth == 8 ? 4 : 1;
@@ -227,29 +273,27 @@ Fetch fetch_alone(const uint8_t* here, int64_t rows, int64_t per_group) {
 }
 
 template <Format F, int R, int T>
-void rest_of_rows(int64_t count, const Job& job, int64_t tile, int64_t row, const Fetch& fetch) {
+void block_of(int64_t rows, const Job& job, int64_t tile, int64_t row, const Fetch& fetch) {
   if constexpr (R > 0) {
-    if (count == R) return block<F, R, T>(job, tile, row, fetch);
-    rest_of_rows<F, R - 1, T>(count, job, tile, row, fetch);
+    if (rows == R) return block<F, R, T>(job, tile, row, fetch);
+    block_of<F, R - 1, T>(rows, job, tile, row, fetch);
   }
 }
 
-// All rows of a pass for T tiles. Several blocks share the work of fetching the next tiles, so that memory is busy
-// while they compute.
+// All rows of a pass for T tiles, in blocks of nearly the same size: a small one would wait for its few chains of dots.
+// Several blocks share the work of fetching the next tiles, so that memory is busy while they compute.
 template <Format F, int R, int T>
 void rows_of_tiles(const Job& job, int64_t tile, int64_t row, int64_t end) {
   const int64_t groups = job.matrix->columns / 32, bytes = T * job.matrix->tile_bytes;
   const uint8_t* here = job.matrix->data + tile * job.matrix->tile_bytes;
-  const int64_t blocks = (end - row + R - 1) / R, shares = blocks < kShares ? blocks : kShares;
+  const int64_t count = end - row, blocks = (count + R - 1) / R, shares = blocks < kShares ? blocks : kShares;
   const int64_t per_group = (bytes / shares / groups + 63) / 64 * 64;
-  for (int64_t b = 0; row < end; ++b, row += R) {
+  for (int64_t b = 0; b < blocks; ++b) {
     Fetch fetch{here + bytes + b * (bytes / shares), b < shares ? per_group : 0, 2 * bytes <= kFirstLevel};
-    if (blocks == 1) fetch = fetch_alone<F>(here, end - row, per_group);
-    if (end - row >= R) {
-      block<F, R, T>(job, tile, row, fetch);
-    } else {
-      rest_of_rows<F, R - 1, T>(end - row, job, tile, row, fetch);
-    }
+    if (blocks == 1) fetch = fetch_alone<F>(here, count, per_group);
+    const int64_t rows = count * (b + 1) / blocks - count * b / blocks;
+    block_of<F, R, T>(rows, job, tile, row, fetch);
+    row += rows;
   }
 }
 
