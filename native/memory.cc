@@ -35,6 +35,16 @@ Region::Region(size_t bytes, Pages pages) {
 #endif
 }
 
+void Region::populate(size_t begin, size_t end) const {
+#ifdef MADV_POPULATE_WRITE
+  begin = begin / 4096 * 4096;
+  if (end = std::min(end, size_); begin < end)
+    (void)madvise(data_ + begin, round_up(end - begin, 4096), MADV_POPULATE_WRITE);
+#else
+  (void)begin, (void)end;
+#endif
+}
+
 Region::Region(Region&& other) noexcept { *this = std::move(other); }
 
 Region& Region::operator=(Region&& other) noexcept {
@@ -47,6 +57,18 @@ Region& Region::operator=(Region&& other) noexcept {
 
 Region::~Region() {
   if (mapping_) munmap(mapping_, mapped_);
+}
+
+void GrowingRegion::want(size_t bytes) {
+  bytes = std::min(bytes, size());
+  if (bytes > wanted_.load(std::memory_order_relaxed)) wanted_.store(bytes, std::memory_order_relaxed);
+}
+
+bool GrowingRegion::grow() {
+  if (resident_ >= wanted_.load(std::memory_order_relaxed)) return false;
+  populate(resident_, resident_ + kHugePage);
+  resident_ += kHugePage;
+  return true;
 }
 
 uint8_t* Arena::take(size_t bytes) {

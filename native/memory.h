@@ -1,5 +1,6 @@
 // Memory straight from the system: aligned, zero, and resident only where it was touched.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -18,12 +19,27 @@ class Region {
   ~Region();
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // Makes [begin, end) resident, as far as the system will: what is touched later is touched faster.
+  void populate(size_t begin, size_t end) const;
 
  private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
   void* mapping_ = nullptr;
   size_t mapped_ = 0;
+};
+
+// A region that is used from its beginning on: what is wanted of it is made resident by whoever has time.
+class GrowingRegion : public Region {
+ public:
+  explicit GrowingRegion(size_t bytes) : Region(bytes, Pages::Huge) {}
+  void want(size_t bytes);
+  // One large page more; false: there is what is wanted. One caller at a time, beside one of want().
+  bool grow();
+
+ private:
+  std::atomic<size_t> wanted_{0};
+  size_t resident_ = 0;
 };
 
 // Packed weights: 64-byte aligned pieces of large regions, freed together.

@@ -1,5 +1,7 @@
 // Each operator of a program on one part of a step: the kernels' arguments, nothing else.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "program.h"
@@ -51,18 +53,19 @@ void Program::apply(const Step&, const HeadNorm& op, const Part& part) const {
 
 // Where rows from `begin` on are kept. With few rows, all of them follow each other, for the product reads them all.
 // With many, a part's place must not depend on the columns: other parts may be at a product of another width.
-uint8_t* Program::prepared_row(const Step& step, RowForm form, int64_t columns, int64_t begin) const {
+uint8_t* Program::prepared_row(const RowSet& set, RowForm form, int64_t columns, int64_t begin) const {
   const PreparedRows& prepared = prepared_[static_cast<size_t>(form)];
-  const size_t row_bytes = step.many_rows ? prepared.row_bytes : kernels_.row_bytes(form, columns);
+  const size_t row_bytes = set.many ? prepared.row_bytes : kernels_.row_bytes(form, columns);
   return prepared.memory.data() + begin * row_bytes;
 }
 
-void Program::apply(const Step& step, const PrepareRows& op, const Part& part) const {
+void Program::apply(const Step&, const PrepareRows& op, const Part& part) const {
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
   const Buffer& x = buffers_[op.x];
-  kernels_.prepare_rows(op.form, x.row(rows.begin), x.stride, rows.end - rows.begin, op.columns,
-                        prepared_row(step, op.form, op.columns, rows.begin));
+  uint8_t* out = prepared_row(part.set, op.form, op.columns, part.first);
+  out += (rows.begin - part.first) * kernels_.row_bytes(op.form, op.columns);
+  kernels_.prepare_rows(op.form, x.row(rows.begin), x.stride, rows.end - rows.begin, op.columns, out);
 }
 
 void Program::apply(const Step&, const Rope& op, const Part& part) const {
@@ -102,6 +105,19 @@ void Program::apply(const Step&, const Add& op, const Part& part) const {
 // Weights that a thread takes at once: a few microseconds' reading. Less would interrupt the reading too often.
 constexpr int64_t kTurnBytes = 64 << 10;
 
+// The rows among `some` that want logits, in runs: work(run).
+template <class Work>
+void Program::for_read_rows(const Step& step, Share some, const Work& work) {
+  const View<int32_t>& read = step.batch.logit_rows;
+  const int32_t* const last = read.data + read.rows;
+  const int32_t* row = std::lower_bound(read.data, last, some.begin);
+  while (row != last && *row < some.end) {
+    Share run{*row, *row + 1};
+    while (++row != last && *row == run.end && run.end < some.end) ++run.end;
+    work(run);
+  }
+}
+
 // All tiles for the part's rows, or turns of them with the other threads: work(begin, end).
 template <class Work>
 void Program::take_tiles(const Matrix& matrix, const Part& part, const Work& work) {
@@ -117,15 +133,34 @@ void Program::apply(const Step& step, const Linear& op, const Part& part) {
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
   const Buffer& out = buffers_[op.out];
-  const uint8_t* x = prepared_row(step, op.form, matrix.columns, rows.begin);
+  const uint8_t* x = prepared_row(part.set, op.form, matrix.columns, rows.begin);
+  const size_t row_bytes = kernels_.row_bytes(op.form, matrix.columns);
   const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
+  const auto product = [&](Share some, int64_t begin, int64_t end) {
+    kernels_.matmul(matrix, x + (some.begin - rows.begin) * row_bytes, some.end - some.begin, begin, end,
+                    out.row(some.begin) + op.out_offset, out.stride, bias, op.accumulate);
+  };
+  const int64_t read_tiles = step.gathers ? op.read_tiles : 0;
   take_tiles(matrix, part, [&](int64_t begin, int64_t end) {
-    kernels_.matmul(matrix, x, rows.end - rows.begin, begin, end, out.row(rows.begin) + op.out_offset, out.stride, bias,
-                    op.accumulate);
+    const int64_t dense = std::clamp(read_tiles, begin, end);
+    if (begin < dense) for_read_rows(step, rows, [&](Share run) { product(run, begin, dense); });
+    if (dense < end) product(rows, dense, end);
   });
 }
 
-AttentionArgs Program::attention_args(const Step& step, const Attention& op) const {
+// The rows that want logits move up, in order.
+void Program::move_up(const Step& step) const {
+  const Gather& op = std::get<Gather>(few_rows_.stages()[gather_].operation);
+  for (const int buffer : op.buffers) {
+    const Buffer& rows = buffers_[buffer];
+    for (int64_t r = 0; r < step.logit_rows; ++r) {
+      const int64_t from = step.batch.logit_rows[r];
+      if (from != r) std::memcpy(rows.row(r), rows.row(from), rows.width * sizeof(float));
+    }
+  }
+}
+
+AttentionArgs Program::attention_args(const Step& step, const RowSet& set, const Attention& op) const {
   const BatchView& batch = step.batch;
   const Buffer &q = buffers_[op.q], &out = buffers_[op.out];
   AttentionArgs args;
@@ -134,11 +169,11 @@ AttentionArgs Program::attention_args(const Step& step, const Attention& op) con
   args.out = out.row(0);
   args.out_stride = out.stride;
   args.kv = kv_layers_[op.layer];
-  args.positions = batch.positions.data;
-  args.sequences = batch.sequences.data;
+  args.positions = set.positions;
+  args.sequences = set.sequences;
   args.block_tables = batch.block_tables.data;
   args.table_stride = batch.block_tables.columns;
-  args.rows = static_cast<int32_t>(step.tokens);
+  args.rows = static_cast<int32_t>(set.count);
   args.heads = op.heads;
   args.window = op.window;
   args.scale = op.scale;
@@ -147,7 +182,8 @@ AttentionArgs Program::attention_args(const Step& step, const Attention& op) con
 }
 
 void Program::apply(const Step& step, const Attention& op, const Part& part) const {
-  kernels_.attention(attention_args(step, op), attention_scratch_.data(), op.phase, part.thread, part.threads);
+  kernels_.attention(attention_args(step, part.set, op), attention_scratch_.data(), op.phase, part.thread,
+                     part.threads);
 }
 
 // --- head ----------------------------------------------------------------------------------------------------------
@@ -158,7 +194,8 @@ void Program::apply(const Step& step, const HeadRows& op, const Part& part) cons
   const float* weight = vectors_[op.weight].data();
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     float* normed = reinterpret_cast<float*>(head_norm_.data()) + r * x.width;
-    kernels_.rms_norm(x.row(step.batch.logit_rows[r]), weight, normed, x.width, op.eps);
+    const int64_t row = step.gathers ? r : step.batch.logit_rows[r];
+    kernels_.rms_norm(x.row(row), weight, normed, x.width, op.eps);
     kernels_.prepare_rows(op.form, normed, x.width, 1, x.width, head_prepared_.data() + r * head_row_bytes_);
   }
 }

@@ -40,6 +40,7 @@ struct Linear {
   bool accumulate;
   int out_offset;
   RowForm form;
+  int64_t read_tiles;  // the first tiles: only rows that a Gather will keep are computed
 };
 struct Rope {
   int x, table, offset, heads, head_dim, rotary_dim;
@@ -53,6 +54,9 @@ struct Attention {
   float scale, softcap;
   int window;
   int phase;
+};
+struct Gather {              // from here on the step has only the rows that want logits
+  std::vector<int> buffers;  // whose rows are still needed
 };
 struct Gated {
   int x, gate_offset, up_offset, out, activation;
@@ -72,11 +76,11 @@ struct Logits {
 };
 struct Sample {};
 
-using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvWrite, Attention, Gated,
-                               Add, HeadRows, Logits, Sample>;
-inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_norm", "head_norm", "prepare",
-                                                  "linear", "rope",      "kv_write", "attention", "gated",
-                                                  "add",    "head_rows", "logits",   "sample"};
+using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvWrite, Gather,
+                               Attention, Gated, Add, HeadRows, Logits, Sample>;
+inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_norm",  "head_norm", "prepare",
+                                                  "linear", "rope",      "kv_write",  "gather",    "attention",
+                                                  "gated",  "add",       "head_rows", "logits",    "sample"};
 
 struct Stage {
   Operation operation;

@@ -165,11 +165,34 @@ void Program::kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, c
   const int64_t piece = (bytes + 63) / 64 * 64;  // K or V of one layer
   // Not a multiple of a page: the blocks of a layer would share the sets of the first-level cache.
   const int64_t stride = (2 * piece * layers + 4095) / 4096 * 4096 + 17 * 64;
-  kv_memory_ = Region(blocks * stride, Pages::Huge);
+  kv_memory_ = std::make_shared<GrowingRegion>(blocks * stride);
   for (int layer = 0; layer < layers; ++layer) {
-    uint8_t* k = kv_memory_.data() + 2 * layer * piece;
+    uint8_t* k = kv_memory_->data() + 2 * layer * piece;
     kv_layers_.push_back({kv_type, kv_heads, head_dim, k, k + piece, blocks, stride});
   }
+  {
+    const std::lock_guard lock(team_->mutex);
+    team_->pools.push_back(kv_memory_);
+  }
+  want_kv(0);
+  threads_.run([](int) {});  // wakes the thread that will find nothing else to do
+}
+
+// The first touch of a page costs a prompt's step a twentieth of its time. So the blocks that will probably be used
+// next (the pool gives away the first ones first) are made resident while nothing else is to be done.
+void Program::want_kv(int64_t blocks) {
+  constexpr int64_t kAhead = int64_t{16} << 20;
+  kv_memory_->want(static_cast<size_t>(blocks * kv_layers_[0].block_stride + kAhead));
+}
+
+// A pool's program may end meanwhile.
+bool Program::Team::populate() {
+  const std::lock_guard lock(mutex);
+  for (const std::weak_ptr<GrowingRegion>& pool : pools) {
+    const std::shared_ptr<GrowingRegion> here = pool.lock();
+    if (here && here->grow()) return true;
+  }
+  return false;
 }
 
 // --- checks ----------------------------------------------------------------------------------------------------
@@ -241,6 +264,9 @@ void Program::plan(Operation operation, const std::vector<Access>& accesses) {
   if (head_matrix_ >= 0 && !std::holds_alternative<Logits>(operation) && !std::holds_alternative<Sample>(operation)) {
     refuse("head", "must be the last operator");
   }
+  const bool needs_all = std::holds_alternative<Embed>(operation) || std::holds_alternative<RopeRows>(operation) ||
+                         std::holds_alternative<Rope>(operation) || std::holds_alternative<KvWrite>(operation);
+  if (gather_ >= 0 && needs_all) refuse("gather", "embed, rope and kv_write must come before it");
   for (const Access& access : accesses) {
     if (access.resource.kind != Resource::Buffer || !access.write) continue;
     for (PreparedRows& rows : prepared_) {
@@ -292,14 +318,16 @@ void Program::prepare(int x, RowForm form, int64_t columns) {
   rows.source = x;
 }
 
-void Program::linear(int x, int matrix_index, int out, int bias, bool accumulate, int out_offset) {
+void Program::linear(int x, int matrix_index, int out, int bias, bool accumulate, int out_offset,
+                     int64_t read_outputs) {
   const Matrix& matrix = matrix_at("matrix", matrix_index);
   if (buffer_at("x", x).width != matrix.columns) refuse("x", "its width is not the matrix's columns");
   check_columns("out", out, out_offset, matrix.rows);
   if (bias >= 0) check_vector("bias", bias, matrix.rows);
+  in_range("read_outputs", read_outputs, 0, gather_ < 0 ? matrix.rows : 0);
   const RowForm form = kernels_.row_form(matrix.format);
   prepare(x, form, matrix.columns);
-  plan(Linear{matrix_index, out, bias, accumulate, out_offset, form},
+  plan(Linear{matrix_index, out, bias, accumulate, out_offset, form, read_outputs / kLanes},
        {{{Resource::Prepared, static_cast<int>(form)}, false, false},
         columns(out, out_offset, out_offset + matrix.rows, false, true)});
 }
@@ -323,6 +351,15 @@ void Program::kv_write(const KvWrite& op) {
   buffer_at("k", op.k);
   buffer_at("v", op.v);
   plan(op, {whole(op.k, true, false), whole(op.v, true, false), {{Resource::KvCache, op.layer}, true, true}});
+}
+
+// What the batch says of its rows (token ids, positions, slots) is not gathered: what needs it must come before.
+void Program::gather(const std::vector<int>& buffers) {
+  if (gather_ >= 0) refuse("gather", "is already there");
+  for (const int buffer : buffers) buffer_at("buffers", buffer);
+  gather_ = static_cast<int64_t>(few_rows_.stages().size());
+  plan(Gather{buffers}, {});
+  for (PreparedRows& rows : prepared_) rows.source = -1;
 }
 
 void Program::attention(Attention op) {

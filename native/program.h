@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -76,15 +77,16 @@ class Program {
   int rope_table(int inverse_frequencies, float scale);
   void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
   int64_t weight_bytes() const { return weight_bytes_; }
-  int64_t kv_bytes_reserved() const { return static_cast<int64_t>(kv_memory_.size()); }
+  int64_t kv_bytes_reserved() const { return kv_memory_ ? static_cast<int64_t>(kv_memory_->size()) : 0; }
 
   // --- operators: src/legato/_native.pyi says what they do ---
   void embed(int table, int out, float scale);
   void rms_norm(int x, int weight, int out, float eps);
   void head_norm(int x, int weight, float eps, int offset, int heads, int head_dim);
-  void linear(int x, int matrix, int out, int bias, bool accumulate, int out_offset);
+  void linear(int x, int matrix, int out, int bias, bool accumulate, int out_offset, int64_t read_outputs = 0);
   void rope(const Rope& rope);
   void kv_write(const KvWrite& write);
+  void gather(const std::vector<int>& buffers);
   void attention(Attention attention);
   void gated(int x, int gate_offset, int up_offset, int out, const std::string& activation);
   void add(int x, int y);
@@ -124,9 +126,17 @@ class Program {
     Region memory;
     int source = -1;  // the buffer whose rows it holds at this point of the plan
   };
-  struct Step;            // the batch and its results while run() is at work
-  struct Part {           // of a stage, for one call
-    Share rows;           // of the batch
+  struct Step;     // the batch and its results while run() is at work
+  struct RowSet {  // the rows that stages work on: those of the batch, or what a Gather kept of them
+    int64_t count;
+    const int32_t *positions, *sequences;
+    bool many;  // products are shared by rows; a thread takes one part of the rows after the other
+    int64_t part_rows = 0, parts = 0;
+  };
+  struct Part {  // of a stage, for one call
+    const RowSet& set;
+    Share rows;           // of the set
+    int64_t first;        // row of the part that these rows are from
     int thread, threads;  // of this stage; 0 of 1 when the stage is shared by rows
     uint64_t turn;        // the number of this stage in turns_
   };
@@ -142,12 +152,17 @@ class Program {
   void check_kv_operators() const;
 
   void begin(Step& step);
-  void divide_rows(Step& step);
+  void divide_rows(RowSet& set) const;
+  void choose_read_rows(Step& step) const;
+  RowSet all_rows(const BatchView& batch) const;
   void execute(Step& step, int thread);
-  void run_rows(Step& step, std::span<const Stage> stages, int thread, Meter& meter);
+  void run_stages(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
+  void run_rows(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
+  void run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter);
   void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
   void copy_blocks(const BatchView& batch) const;
-  AttentionArgs attention_args(const Step& step, const Attention& op) const;
+  const std::vector<Stage>& stages(const RowSet& set) const { return (set.many ? many_rows_ : few_rows_).stages(); }
+  AttentionArgs attention_args(const Step& step, const RowSet& set, const Attention& op) const;
   void apply(const Step&, const Embed&, const Part&) const;
   void apply(const Step&, const RopeRows&, const Part&) const;
   void apply(const Step&, const RmsNorm&, const Part&) const;
@@ -156,9 +171,13 @@ class Program {
   void apply(const Step&, const Linear&, const Part&);
   template <class Work>
   void take_tiles(const Matrix& matrix, const Part& part, const Work& work);
-  uint8_t* prepared_row(const Step&, RowForm, int64_t columns, int64_t begin) const;
+  template <class Work>
+  static void for_read_rows(const Step&, Share some, const Work& work);
+  uint8_t* prepared_row(const RowSet&, RowForm, int64_t columns, int64_t begin) const;
   void apply(const Step&, const Rope&, const Part&) const;
   void apply(const Step&, const KvWrite&, const Part&) const;
+  void apply(const Step&, const Gather&, const Part&) const {}  // execute() calls move_up
+  void move_up(const Step&) const;
   void apply(const Step&, const Attention&, const Part&) const;
   void apply(const Step&, const Gated&, const Part&) const;
   void apply(const Step&, const Add&, const Part&) const;
@@ -168,13 +187,17 @@ class Program {
   SampleRow sample_row(const Step&, int64_t row) const;
   void draw(Step&, int64_t row, int thread) const;
   void clear(Step&);
+  void want_kv(int64_t blocks);
 
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;
   struct Team {
-    explicit Team(int count) : threads(count) {}
-    Threads threads;
+    explicit Team(int count) : threads(count, [this] { return populate(); }) {}
+    bool populate();
     std::atomic<bool> is_running{false};
+    std::mutex mutex;
+    std::vector<std::weak_ptr<GrowingRegion>> pools;  // what idle threads look after
+    Threads threads;                                  // last: they end before what they use
   };
   const std::shared_ptr<Team> team_;
   Threads& threads_;
@@ -188,10 +211,12 @@ class Program {
   std::vector<Matrix> matrices_;
   std::vector<RopeTable> rope_tables_;
   std::vector<bool> rope_planned_;  // tables whose rows are already made at this point of the plan
-  Region kv_memory_;  // [blocks][layers][K, V]: a block of all layers is one piece, so few pages are touched
+  // [blocks][layers][K, V]: a block of all layers is one piece, so few pages are touched
+  std::shared_ptr<GrowingRegion> kv_memory_;
   std::vector<KvLayer> kv_layers_;
   std::array<PreparedRows, 3> prepared_;
   Plan few_rows_{true}, many_rows_{false};  // the same operators: products shared by outputs, by rows
+  int64_t gather_ = -1;                     // the stage that is a Gather
   int64_t input_vocabulary_ = 0;
   // head
   int head_matrix_ = -1;

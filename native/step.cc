@@ -15,6 +15,11 @@ namespace {
 constexpr int64_t kManyRows = 32;
 // Rows that pass through a layer together: their activations fit into a second-level cache.
 constexpr int64_t kPartRows = 64;
+// Of them, those that pass through the stages between two products together. A multiple of what the preparation of rows
+// takes at once.
+constexpr int64_t kRowsAtOnce = 8;
+// With fewer rows that nobody reads, gathering the others costs more than it saves.
+constexpr int64_t kWorthGathering = 16;
 // Rows that are drawn again in less time than the other threads take to wake.
 constexpr int64_t kRedrawnAlone = 2;
 
@@ -37,9 +42,9 @@ StepOutput Program::run(const BatchView& batch) {
   const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
   check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
   StepOutput output;
-  const int64_t tokens = batch.token_ids.rows;
-  Step step{batch, output, tokens, batch.logit_rows.rows, tokens >= kManyRows * threads_.count()};
+  Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};
   begin(step);
+  if (blocks > 0) want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
   copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
@@ -53,7 +58,7 @@ StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
   check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
   if (batch.logit_rows.rows != logit_row_count_) throw std::invalid_argument("batch: is not that of the last step");
   StepOutput output;
-  Step step{batch, output, batch.token_ids.rows, batch.logit_rows.rows, false};
+  Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};
   step.is_redrawn = true;
   clear(step);
   for (int64_t i = 0; i < rows.rows; ++i) {
@@ -92,60 +97,112 @@ void Program::clear(Step& step) {
 void Program::begin(Step& step) {
   check_kv_operators();
   clear(step);
-  if (step.many_rows) divide_rows(step);
+  divide_rows(step.all);
+  step.gathers = gather_ >= 0 && step.all.count - step.logit_rows >= kWorthGathering;
+  if (step.gathers) choose_read_rows(step);
+  step.next_part = std::make_unique<std::atomic<int64_t>[]>(many_rows_.stages().size());
   step.first_turn = next_turn_;
   next_turn_ += few_rows_.stages().size();  // as many as in many_rows_
   size_t scratch = 0;
-  for (const Stage& stage : few_rows_.stages()) {
-    const Attention* op = std::get_if<Attention>(&stage.operation);
-    if (op) scratch = std::max(scratch, kernels_.attention_scratch(attention_args(step, *op), threads_.count()));
+  const std::vector<Stage>& stages = few_rows_.stages();
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const RowSet& set = step.gathers && static_cast<int64_t>(i) > gather_ ? step.read : step.all;
+    const Attention* op = std::get_if<Attention>(&stages[i].operation);
+    if (!op || set.count == 0) continue;
+    scratch = std::max(scratch, kernels_.attention_scratch(attention_args(step, set, *op), threads_.count()));
   }
   if (scratch > attention_scratch_.size()) attention_scratch_ = Region(scratch, Pages::Small);
 }
 
+Program::RowSet Program::all_rows(const BatchView& batch) const {
+  return {batch.token_ids.rows, batch.positions.data, batch.sequences.data, false};
+}
+
+// The rows that want logits, as a batch of their own.
+void Program::choose_read_rows(Step& step) const {
+  const BatchView& batch = step.batch;
+  for (int64_t r = 0; r < step.logit_rows; ++r) {
+    step.read_positions.push_back(batch.positions[batch.logit_rows[r]]);
+    step.read_sequences.push_back(batch.sequences[batch.logit_rows[r]]);
+  }
+  step.read = {step.logit_rows, step.read_positions.data(), step.read_sequences.data(), false};
+  divide_rows(step.read);
+}
+
 // Parts of equal size, as many for each thread; the products work on rows in blocks of 4 or 6.
-void Program::divide_rows(Step& step) {
+void Program::divide_rows(RowSet& set) const {
   constexpr int64_t unit = 4;
-  const int64_t turns = (step.tokens + kPartRows * threads_.count() - 1) / (kPartRows * threads_.count());
-  const int64_t even = (step.tokens + turns * threads_.count() - 1) / (turns * threads_.count());
-  step.part_rows = (even + unit - 1) / unit * unit;
-  step.parts = (step.tokens + step.part_rows - 1) / step.part_rows;
-  step.next_part = std::make_unique<std::atomic<int64_t>[]>(many_rows_.stages().size());
+  const int64_t threads = threads_.count();
+  set.many = set.count >= kManyRows * threads;
+  const int64_t turns = (set.count + kPartRows * threads - 1) / (kPartRows * threads);
+  if (!set.many) return;
+  const int64_t even = (set.count + turns * threads - 1) / (turns * threads);
+  set.part_rows = (even + unit - 1) / unit * unit;
+  set.parts = (set.count + set.part_rows - 1) / set.part_rows;
 }
 
 void Program::execute(Step& step, int thread) {
   Meter meter(profiling_ && thread == 0);
-  const std::vector<Stage>& stages = (step.many_rows ? many_rows_ : few_rows_).stages();
-  const Share all{0, step.tokens};
-  size_t previous = 0;
-  for (size_t i = 0; i < stages.size();) {
+  const size_t count = few_rows_.stages().size();
+  if (!step.gathers) return run_stages(step, step.all, 0, count, thread, meter);
+  const size_t gather = static_cast<size_t>(gather_);
+  run_stages(step, step.all, 0, gather, thread, meter);
+  if (step.read.count == 0) return;
+  const size_t operation = few_rows_.stages()[gather].operation.index();
+  threads_.barrier(thread);
+  meter.charge(waited_[operation]);
+  if (thread == 0) move_up(step);
+  threads_.barrier(thread);
+  meter.charge(seconds_[operation]);
+  run_stages(step, step.read, gather + 1, count, thread, meter);
+}
+
+void Program::run_stages(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter) {
+  const std::vector<Stage>& stages = this->stages(set);
+  size_t previous = begin;
+  for (size_t i = begin, next; i < end; i = next) {
     if (stages[i].barrier) {
       threads_.barrier(thread);
-      meter.charge(waited_[previous]);
+      meter.charge(waited_[stages[previous].operation.index()]);
     }
-    size_t end = i + 1;
+    next = i + 1;
     if (stages[i].by_rows) {
-      while (end < stages.size() && stages[end].by_rows && !stages[end].barrier) ++end;
-      run_rows(step, {&stages[i], &stages[0] + end}, thread, meter);
+      while (next < end && stages[next].by_rows && !stages[next].barrier) ++next;
+      run_rows(step, set, i, next, thread, meter);
     } else {
-      run_stage(step, stages[i], {all, thread, threads_.count(), step.first_turn + i}, meter);
+      run_stage(step, stages[i], {set, {0, set.count}, 0, thread, threads_.count(), step.first_turn + i}, meter);
     }
-    previous = stages[end - 1].operation.index();
-    i = end;
+    previous = next - 1;
   }
 }
 
 // Stages on the thread's own rows; with many rows, on one part after the other, as long as there are any.
-void Program::run_rows(Step& step, std::span<const Stage> stages, int thread, Meter& meter) {
-  if (!step.many_rows) {
-    const Part part{share(step.tokens, thread, threads_.count()), 0, 1, 0};
+void Program::run_rows(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter) {
+  const std::span<const Stage> stages(&this->stages(set)[begin], end - begin);
+  if (!set.many) {
+    const Part part{set, share(set.count, thread, threads_.count()), 0, 0, 1, 0};
     for (const Stage& stage : stages) run_stage(step, stage, part, meter);
     return;
   }
-  std::atomic<int64_t>& next = step.next_part[&stages[0] - &many_rows_.stages()[0]];
-  for (int64_t p = next++; p < step.parts; p = next++) {
-    const Part part{{p * step.part_rows, std::min((p + 1) * step.part_rows, step.tokens)}, 0, 1, 0};
-    for (const Stage& stage : stages) run_stage(step, stage, part, meter);
+  std::atomic<int64_t>& next = step.next_part[begin];
+  for (int64_t p = next++; p < set.parts; p = next++) {
+    const int64_t first = p * set.part_rows;
+    run_part(step, stages, {set, {first, std::min(first + set.part_rows, set.count)}, first, 0, 1, 0}, meter);
+  }
+}
+
+// Between products a few rows at a time pass through all stages, so that they stay in the first-level cache.
+void Program::run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter) {
+  const auto is_product = [&](size_t i) { return std::holds_alternative<Linear>(stages[i].operation); };
+  for (size_t i = 0, end; i < stages.size(); i = end) {
+    end = i + 1;
+    while (!is_product(i) && end < stages.size() && !is_product(end)) ++end;
+    const int64_t size = end - i == 1 ? part.rows.end - part.rows.begin : kRowsAtOnce;
+    for (int64_t row = part.rows.begin; row < part.rows.end; row += size) {
+      Part some = part;
+      some.rows = {row, std::min(row + size, part.rows.end)};
+      for (size_t s = i; s < end; ++s) run_stage(step, stages[s], some, meter);
+    }
   }
 }
 
@@ -160,7 +217,7 @@ void Program::copy_blocks(const BatchView& batch) const {
     const int64_t source = batch.block_copies[2 * c], destination = batch.block_copies[2 * c + 1];
     const int64_t bytes = kv_layers_[0].block_stride;
     if (source != destination) {
-      std::memcpy(kv_memory_.data() + destination * bytes, kv_memory_.data() + source * bytes, bytes);
+      std::memcpy(kv_memory_->data() + destination * bytes, kv_memory_->data() + source * bytes, bytes);
     }
   }
 }

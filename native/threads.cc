@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <utility>
+
 namespace legato {
 namespace {
 
@@ -18,12 +20,14 @@ inline void pause() {
 #endif
 }
 
-// Returns when `value` has reached `target`: spins, gives way, then sleeps.
-void await(const std::atomic<uint32_t>& value, uint32_t target) {
+// Returns when `value` has reached `target`: spins, gives way, does what `idle` has to do, then sleeps.
+void await(const std::atomic<uint32_t>& value, uint32_t target, const Threads::Idle& idle = {}) {
   const auto reached = [&](uint32_t now) { return static_cast<int32_t>(now - target) >= 0; };
   for (int i = 0; i < kSpins + kYields; ++i) {
     if (reached(value.load(std::memory_order_acquire))) return;
     i < kSpins ? pause() : static_cast<void>(sched_yield());
+  }
+  while (idle && !reached(value.load(std::memory_order_acquire)) && idle()) {
   }
   for (uint32_t now; !reached(now = value.load(std::memory_order_acquire));) {
     value.wait(now, std::memory_order_acquire);
@@ -32,7 +36,7 @@ void await(const std::atomic<uint32_t>& value, uint32_t target) {
 
 }  // namespace
 
-Threads::Threads(int count) : count_(count), places_(count) {
+Threads::Threads(int count, Idle idle) : count_(count), idle_(std::move(idle)), places_(count) {
   for (int thread = 1; thread < count; ++thread) {
     workers_.emplace_back([this, thread] { serve(thread); });
   }
@@ -57,8 +61,9 @@ void Threads::start(Entry entry, const void* context) {
 }
 
 void Threads::serve(int thread) {
+  const Idle nobody;
   for (uint32_t job = 0;;) {
-    await(job_, ++job);
+    await(job_, ++job, thread == 1 ? idle_ : nobody);
     if (entry_ == nullptr) return;
     entry_(context_, thread);
     barrier(thread);

@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -9,8 +10,12 @@ namespace legato {
 
 class Threads {
  public:
-  // `count` includes the caller of run(): one thread starts none.
-  explicit Threads(int count);
+  // Work for moments without any, done piece by piece; false: nothing is left.
+  using Idle = std::function<bool()>;
+
+  // `count` includes the caller of run(): one thread starts none. Before one of the others goes to sleep, it does what
+  // `idle` has to do; a job that comes waits for the piece at hand.
+  explicit Threads(int count, Idle idle = {});
   ~Threads();
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
@@ -43,6 +48,7 @@ class Threads {
   alignas(64) Entry entry_ = nullptr;  // null asks the threads to end
   const void* context_ = nullptr;
   const int count_;
+  const Idle idle_;
   std::vector<Place> places_;
   std::vector<std::thread> workers_;
 };

@@ -218,7 +218,8 @@ void bind_operators(nb::class_<Program>& program) {
       .def("head_norm", &Program::head_norm, "x"_a, "weight"_a, "eps"_a, nb::kw_only(), "offset"_a, "heads"_a,
            "head_dim"_a)
       .def("linear", &Program::linear, "x"_a, "matrix"_a, "out"_a, nb::kw_only(), "bias"_a = -1, "accumulate"_a = false,
-           "out_offset"_a = 0)
+           "out_offset"_a = 0, "read_outputs"_a = 0)
+      .def("gather", &Program::gather, "buffers"_a)
       .def(
           "rope",
           [](Program& p, int x, int table, int offset, int heads, int head_dim, int rotary_dim, bool interleaved) {

@@ -61,7 +61,8 @@ struct AttentionArgs {
   int64_t out_stride;
   KvLayer kv;
   const int32_t* positions;     // [rows] absolute
-  const int32_t* sequences;     // [rows] row of block_tables; rows of one sequence are consecutive, ascending
+  const int32_t* sequences;     // [rows] row of block_tables; rows of one sequence follow each other, ascending;
+                                // positions between them may be missing
   const int32_t* block_tables;  // [sequences][table_stride]
   int64_t table_stride;
   int32_t rows, heads;

@@ -56,6 +56,27 @@ void test_turns(int count, bool together) {
   check(wrong == 0, std::to_string(count) + " threads: a piece was not taken exactly once");
 }
 
+// Idle work is done by one thread, to its end, when there is no job; jobs that come meanwhile run as ever.
+void test_idle(int count) {
+  std::atomic<int> done{0}, wanted{50};
+  int at_once = 0;  // would be a race if two threads did it
+  std::atomic<int> jobs{0};
+  {
+    Threads threads(count, [&] {
+      if (done.load() >= wanted.load()) return false;
+      done = ++at_once;
+      return true;
+    });
+    for (int job = 0; job < 100; ++job) threads.run([&](int) { ++jobs; });
+    while (done.load() < 50) std::this_thread::yield();
+    check(jobs.load() == 100 * count, "idle work kept a job from running");
+    wanted = 80;
+    threads.run([&](int) { ++jobs; });  // wakes the thread
+    while (done.load() < 80) std::this_thread::yield();
+  }
+  check(done.load() == 80, std::to_string(count) + " threads: idle work was not done once");
+}
+
 void test_run(int count) {
   Threads threads(count);
   int total = 0;
@@ -118,6 +139,7 @@ int main() {
   for (const int count : {1, 2, 3, 5}) {
     test_barriers(count, count <= 2 ? 2000 : 200);
     test_run(count);
+    if (count > 1) test_idle(count);
     test_turns(count, true);
     test_turns(count, false);
   }

@@ -67,7 +67,8 @@ class Program:
     def kv_cache(
         self, *, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str
     ) -> None:
-        """Reserves the pool; dtype: float16 | bfloat16 | float32 | int8. Pages are touched only when written.
+        """Reserves the pool; dtype: float16 | bfloat16 | float32 | int8. Pages are touched when written, and
+        16 MB ahead while the threads have nothing to do: the first touch would cost a prompt's step time.
         May be called once, before the first ``run`` and independent of the order of operators."""
     def weight_bytes(self) -> int: ...
     def kv_bytes_reserved(self) -> int: ...
@@ -89,10 +90,16 @@ class Program:
         bias: int = -1,
         accumulate: bool = False,
         out_offset: int = 0,
+        read_outputs: int = 0,
     ) -> None:
         """out[:, out_offset : out_offset + rows] (+)= x @ matrix.T + bias. With ``accumulate`` the old
         value of ``out`` is added last (the residual connection). The other columns stay as they are
-        (q, k and v of different formats share a buffer, each with its own ``linear``)."""
+        (q, k and v of different formats share a buffer, each with its own ``linear``).
+        The first ``read_outputs`` are needed of the rows only that a ``gather`` will keep."""
+    def gather(self, buffers: list[int]) -> None:
+        """From here on only the rows that want logits go on, moved up in these buffers, the only ones whose
+        contents are still needed; a step with few others keeps them all. Once, behind the last ``embed``,
+        ``rope`` and ``kv_write``."""
     def rope(
         self,
         x: int,

@@ -67,10 +67,12 @@ class Lowering:
         self.buffers: dict[tuple[str, int], int] = {}
         self.tables: dict[Rope, int] = {}
         self.kv_layers = 0
+        attentions = [step for step in spec.residuals if isinstance(step.body, Attention)]
+        self.last_attention = attentions[-1].body if attentions else None
 
     def run(self) -> None:
         embed, head = self.spec.embed, self.spec.head
-        stream = self.buffer("stream", embed.width)
+        self.stream = stream = self.buffer("stream", embed.width)
         table = self.table(embed.weight, embed.vocab, embed.width)
         self.program.embed(table, stream, embed.scale)
         for step in self.spec.residuals:
@@ -102,7 +104,9 @@ class Lowering:
         k_offset = body.q.rows
         v_offset = k_offset + body.k.rows
         qkv = self.buffer("qkv", v_offset + body.v.rows)
-        self.stacked([body.q, body.k, body.v], x, qkv)
+        # Keys and values are all that anybody reads of a row in the last layer, unless it wants logits.
+        is_last = body is self.last_attention
+        self.stacked([body.q, body.k, body.v], x, qkv, read_outputs=body.q.rows if is_last else 0)
         for norm, offset, heads in (
             (body.q_norm, 0, body.heads),
             (body.k_norm, k_offset, body.kv_heads),
@@ -126,6 +130,8 @@ class Lowering:
         self.kv_layers += 1
         gathered = self.buffer("heads", body.q.rows)
         self.program.kv_write(layer, qkv, k_offset, qkv, v_offset)
+        if is_last:
+            self.program.gather([self.stream, qkv])
         self.program.attention(
             layer, qkv, 0, gathered, heads=body.heads, scale=body.scale, window=body.window
         )
@@ -145,13 +151,24 @@ class Lowering:
             x, self.matrix([part]), out, bias=self.bias([part]), accumulate=accumulate
         )
 
-    def stacked(self, parts: list[Linear], x: int, out: int) -> None:
-        """Products of one input, side by side in ``out``. Neighbours of one format are one matrix."""
+    def stacked(self, parts: list[Linear], x: int, out: int, read_outputs: int = 0) -> None:
+        """Products of one input, side by side in ``out``. Neighbours of one format are one matrix.
+
+        ``read_outputs``: as many of the first columns matter only where logits are wanted.
+        """
         offset = 0
         for _, group in groupby(parts, key=self.packed_format):
             run = list(group)
-            self.program.linear(x, self.matrix(run), out, bias=self.bias(run), out_offset=offset)
-            offset += sum(part.rows for part in run)
+            rows = sum(part.rows for part in run)
+            self.program.linear(
+                x,
+                self.matrix(run),
+                out,
+                bias=self.bias(run),
+                out_offset=offset,
+                read_outputs=min(max(read_outputs - offset, 0), rows),
+            )
+            offset += rows
 
     def matrix(self, parts: list[Linear]) -> int:
         return self.pack([self.tensor(p.weight, (p.rows, p.columns)) for p in parts], table=False)

@@ -54,8 +54,10 @@ class Sequences:
     def blocks(self) -> int:
         return self.tables.size
 
-    def batch(self, counts: list[int], *, logits: str = "all", hash_logits: bool = True) -> Batch:
-        """The next ``counts[i]`` tokens of each sequence; ``logits`` of "all" rows or the "last"."""
+    def batch(
+        self, counts: list[int], *, logits: str | np.ndarray = "all", hash_logits: bool = True
+    ) -> Batch:
+        """The next ``counts[i]`` tokens of each sequence; ``logits`` of "all" rows, the "last" or some."""
         ids, positions, owners, last = [], [], [], []
         for index, count in enumerate(counts):
             start = self.done[index]
@@ -67,7 +69,9 @@ class Sequences:
                 last.append(sum(len(p) for p in positions) - 1)
         position, owner = np.concatenate(positions), np.concatenate(owners)
         slots = self.tables[owner, position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
-        rows = np.arange(len(position)) if logits == "all" else np.asarray(last)
+        if isinstance(logits, str):
+            logits = np.arange(len(position)) if logits == "all" else np.asarray(last)
+        rows = logits
         return Batch(
             token_ids=np.concatenate(ids),
             positions=position,

@@ -78,12 +78,16 @@ class SmallModel:
         p.embed(w["embed"], x)
         for i in range(self.layers):
             p.rms_norm(x, w[f"{i}.norm1"], normed, self.eps)
-            p.linear(normed, w[f"{i}.qkv"], qkv, bias=w[f"{i}.qkv_bias"])
+            is_last = i + 1 == self.layers
+            bias, read_outputs = w[f"{i}.qkv_bias"], q if is_last else 0
+            p.linear(normed, w[f"{i}.qkv"], qkv, bias=bias, read_outputs=read_outputs)
             p.head_norm(
                 qkv, w[f"{i}.q_norm"], self.eps, offset=0, heads=self.heads, head_dim=self.head_dim
             )
             p.rope(qkv, table, offset=0, heads=self.heads + self.kv_heads, **rope)
             p.kv_write(i, qkv, q, qkv, q + kv_width)
+            if is_last:
+                p.gather([x, qkv])
             scale = self.head_dim**-0.5
             p.attention(i, qkv, 0, attended, heads=self.heads, scale=scale, window=self.window)
             p.linear(attended, w[f"{i}.o"], x, accumulate=True)

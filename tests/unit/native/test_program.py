@@ -106,6 +106,22 @@ def test_only_the_asked_rows_have_logits() -> None:
     assert result[3].shape == result[4].shape == (3, 0)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_which_rows_are_read(isa: str, threads: int) -> None:
+    """The last layer computes only those; where many are left, threads share them by rows again."""
+    ids = [tokens(count, seed) for seed, count in enumerate((150, 90, 3))]
+    counts = [len(one) for one in ids]
+    everything = Sequences(ids, 200, shuffle=4)
+    program = SmallModel().program(everything.blocks, isa, threads, max_tokens=sum(counts))
+    expected = program.run(everything.batch(counts))[5]
+    source = np.random.default_rng(8)
+    for number in (0, 1, 2, 17, 100, 200, 227, 242):
+        rows = np.sort(source.choice(sum(counts), number, replace=False))
+        result = program.run(Sequences(ids, 200, shuffle=4).batch(counts, logits=rows))
+        assert result[5].tolist() == expected[rows].tolist(), f"{number} rows are read"
+
+
 def test_rows_that_ask_for_log_probabilities() -> None:
     ids = tokens(10)
     sequences = Sequences([ids], 200)

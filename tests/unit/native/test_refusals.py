@@ -199,6 +199,8 @@ def test_wrong_operators() -> None:
         ("out", lambda: p.linear(x, m, y, out_offset=-1)),
         ("bias", lambda: p.linear(x, m, y, bias=w)),
         ("matrix", lambda: p.linear(x, 1, y)),
+        ("read_outputs", lambda: p.linear(x, m, y, read_outputs=17)),
+        ("buffers", lambda: p.gather([x, 9])),
         ("table", lambda: p.rope(x, 1, **rope)),
         ("rotary_dim", lambda: p.rope(x, table, **{**rope, "rotary_dim": 16})),
         ("x", lambda: p.rope(x, table, **{**rope, "heads": 3})),
@@ -216,6 +218,10 @@ def test_wrong_operators() -> None:
     for name, fault in faults:
         with pytest.raises(ValueError, match=rf"^{name}:"):
             fault()
+    p.gather([x])
+    for late in (lambda: p.gather([x]), lambda: p.rope(x, table, **rope)):
+        with pytest.raises(ValueError, match="^gather:"):
+            late()
     p.head(x, w, 1e-5, m)
     with pytest.raises(ValueError, match="^head:"):
         p.add(x, x)
