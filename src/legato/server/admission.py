@@ -11,7 +11,7 @@ from starlette.requests import Request
 from legato.errors import RequestError
 from legato.server.asker import ASKER, Asker, note_body
 from legato.server.errors import BodyTooLargeError, MediaTypeError, UnauthorizedError
-from legato.server.extremes import check_extremes
+from legato.server.extremes import check_extremes, check_parts
 from legato.server.service import service_of
 
 JSON_NAMES = frozenset(
@@ -64,6 +64,7 @@ async def read_object(http: Request, limit: int) -> tuple[dict[str, Any], int]:
         body += part
         if len(body) > limit:
             raise too_large
+    check_parts(body)
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -15,6 +15,8 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's, and vLLM's."""
 
 MAX_PROMPTS = 1024
+MAX_ANSWERS = 4096
+"""Of one request: each of ``n`` for each prompt."""
 
 
 class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +41,18 @@ class CompletionRequest(GenerationFields, kw_only=True, forbid_unknown_fields=Tr
 
 
 def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
-    prompt = request.prompt
+    prompts = _prompts(request.prompt)
+    answers = len(prompts) * (request.n or 1)
+    if answers > MAX_ANSWERS:
+        raise RequestError(
+            f"n = {request.n} for each of {len(prompts)} prompts are {answers} answers, at most "
+            f"{MAX_ANSWERS} are",
+            "n",
+        )
+    return prompts
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
     if isinstance(prompt, str):
         return [prompt]
     kinds = {type(part) for part in prompt}

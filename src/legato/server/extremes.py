@@ -1,4 +1,4 @@
-"""Values that JSON allows and nothing here means: nested too deep, whole numbers beyond 64 bits."""
+"""What JSON allows and nothing here means: too many parts, nested too deep, whole numbers beyond 64 bits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from legato.errors import RequestError
 MAX_DEPTH: Final = 128
 """Levels of lists and objects in one field; a schema's own limit is lower."""
 
+MAX_PARTS: Final = 250_000
+"""Lists and objects of a body: each takes fifty times the memory of its two signs, and a moment of
+Python's lock. Brackets in texts count as well; a text with that many fits no context."""
+
 _LONG_NUMBER: Final = re.compile(rb"\d{19}")
 _LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+def check_parts(body: bytes | bytearray) -> None:
+    """Before the body is read as JSON. Raises RequestError."""
+    if body.count(b"[") + body.count(b"{") > MAX_PARTS:
+        raise RequestError(f"the body has more than {MAX_PARTS} lists and objects")
 
 
 def check_extremes(fields: dict[str, Any], body: bytes | bytearray) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 from starlette.requests import Request
@@ -23,25 +23,33 @@ from legato.server.logprobs import chat_logprobs, prompt_logprobs
 from legato.server.protocol import naming, parse
 from legato.server.render_command import rendered
 from legato.server.routes import Routes
-from legato.server.service import Service, new_id, off_loop
+from legato.server.service import LONG_TEXT, Service, new_id, off_loop
 from legato.server.sse import DONE, encode, unless_disconnected
 from legato.server.structured import grammar_of
 from legato.server.usage import chat_usage
 from legato.text.continuation import Prompt
+from legato.text.sandbox import limited
 
 router = Routes("generation")
 
 
 def render(request: ChatRequest, service: Service) -> Prompt:
-    """The request's prompt, under the server's settings."""
-    return chat_prompt(
-        request,
-        service.template,
-        service.text,
-        assistant_prefill=service.config.assistant_prefill,
-        reasoning_parser=service.config.reasoning_parser,
-        trusts_template=service.config.trust_request_chat_template,
-    )
+    """The request's prompt, under the server's settings. What a template costs that the request brings
+    is counted for all that it is tried with."""
+    with nullcontext() if request.chat_template is None else limited():
+        return chat_prompt(
+            request,
+            service.template,
+            service.text,
+            assistant_prefill=service.config.assistant_prefill,
+            reasoning_parser=service.config.reasoning_parser,
+            trusts_template=service.config.trust_request_chat_template,
+        )
+
+
+def length_of(request: ChatRequest, size: int) -> int:
+    """For ``off_loop``: a template that comes with a request may take all the time it gets."""
+    return size if request.chat_template is None else LONG_TEXT + 1
 
 
 @router.post("/v1/chat/completions", ChatRequest)
@@ -54,9 +62,10 @@ async def chat_completions(http: Request, service: Service) -> Response:
     request.check_streaming()
     window = service.resume_window(request.resume_window, streamed=request.stream)
     params = sampling_params(request, service.engine.info.default_sampling)
-    prompt = await off_loop(size, lambda: render(request, service))
+    length = length_of(request, size)
+    prompt = await off_loop(length, lambda: render(request, service))
     grammar = await grammar_of(request, prompt, service)
-    guidance = await off_loop(size, lambda: guidance_of(request, prompt, service, grammar))
+    guidance = await off_loop(length, lambda: guidance_of(request, prompt, service, grammar))
     with naming(request.names):
         answer = service.answer(
             prompt,
@@ -81,7 +90,8 @@ async def render_chat(http: Request, service: Service) -> dict[str, Any]:
     body, size = await read_object(http, service.config.max_body_bytes)
     request = parse(body, RenderRequest)
     service.check_model(request.model)
-    return rendered(await off_loop(size, lambda: render(request, service)), with_ids=True)
+    prompt = await off_loop(length_of(request, size), lambda: render(request, service))
+    return rendered(prompt, with_ids=True)
 
 
 def _whole(request: ChatRequest, answer: Answer, service: Service) -> dict[str, Any]:

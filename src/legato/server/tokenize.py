@@ -14,7 +14,7 @@ from legato.server.chat_request import ChatRequest
 from legato.server.openai_chat import render
 from legato.server.protocol import parse
 from legato.server.routes import Routes
-from legato.server.service import Service, off_loop
+from legato.server.service import LONG_TEXT, Service, off_loop
 from legato.text.precedence import ContinueFinalMessage
 
 router = Routes("tokens")
@@ -48,7 +48,8 @@ async def tokenize(http: Request, service: Service) -> dict[str, Any]:
     body, size = await read_object(http, service.config.max_body_bytes)
     request = parse(body, TokenizeRequest)
     service.check_model(request.model)
-    tokens = await off_loop(size, lambda: _token_ids(request, service))
+    length = size if request.chat_template is None else LONG_TEXT + 1  # as in a chat
+    tokens = await off_loop(length, lambda: _token_ids(request, service))
     reply = {
         "tokens": tokens,
         "count": len(tokens),

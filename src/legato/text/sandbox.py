@@ -59,7 +59,11 @@ _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Renderings inside are counted together. Raises LimitError where they exceed the limits."""
+    """Renderings inside are counted together, also those inside of another ``limited()``. Raises
+    LimitError where they exceed the limits."""
+    if _budget.get() is not None:
+        yield
+        return
     token = _budget.set(_Budget())
     try:
         yield
