@@ -143,7 +143,12 @@ TABLE: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"options": {"num_ctx": 4096}}, 400, "options.num_ctx must be at least 1 and at most"),
     ("chat", {"options": {"num_ctx": 5}}, 400, "the context length is 5 tokens"),
     ("chat", {"options": {"num_predict": 0}}, 400, "options.num_predict must be at least 1"),
-    ("chat", {"options": {"repeat_penalty": 0}}, 400, "options.repeat_penalty must be above 0"),
+    (
+        "chat",
+        {"options": {"repeat_penalty": 0}},
+        400,
+        "options.repeat_penalty must be at least 1e-06",
+    ),
     ("chat", {"options": {"top_p": 2}}, 400, "options.top_p must be above 0"),
     ("chat", {"options": {"mirostat": 2}}, 400, "options: mirostat is not supported"),
     ("chat", {"options": {"temprature": 2}}, 400, "did you mean 'temperature'"),

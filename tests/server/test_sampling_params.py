@@ -24,7 +24,7 @@ VOCABULARY = 100
         ("top_p", math.nan, "above 0 and at most 1"),
         ("min_p", 1.5, "at least 0 and at most 1"),
         ("top_k", -2, "at least -1"),
-        ("repetition_penalty", 0.0, "above 0"),
+        ("repetition_penalty", 0.0, "at least 1e-06"),
         ("presence_penalty", 2.1, "at least -2 and at most 2"),
         ("frequency_penalty", -2.1, "at least -2 and at most 2"),
         ("n", 0, "at least 1"),
