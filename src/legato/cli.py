@@ -15,6 +15,7 @@ from legato import __version__
 from legato.config import EngineConfig, ServerConfig
 from legato.errors import LegatoError
 from legato.flags import add_flags, from_flags
+from legato.log_format import set_up
 from legato.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == ["bench"]:
             return int(importlib.import_module("legato.bench").main(words[1:]) or 0)
         parsed = build_parser().parse_args(words)
-        logging.basicConfig(
-            level=getattr(parsed, "log_level", "warning").upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        set_up("text", getattr(parsed, "log_level", "warning"))
         command: Command = parsed.command
         command(parsed)
     except LegatoError as error:
@@ -80,6 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
     pulling.add_argument("model", help="short name, hub id, GGUF file or Hugging Face folder")
 
     _command(commands, "models", models, "list the models that are there")
+    help = "watch a running server: its load, speed, memory"
+    watching = commands.add_parser("top", help=help, description=help)
+    watching.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="of the server")
+    watching.add_argument("--interval", type=float, default=1.0, help="seconds between two looks")
+    watching.add_argument(
+        "--once", action="store_true", help="print one interval's figures, and end"
+    )
+    watching.set_defaults(command=top)
     commands.add_parser("bench", help="measure: legato bench --help", add_help=False)
     return parser
 
@@ -120,11 +126,18 @@ def _sampling(arguments: argparse.Namespace, preferences: dict[str, object]) -> 
 def serve(arguments: argparse.Namespace) -> None:
     from legato.server.run import serve as run
 
+    config = from_flags(ServerConfig, arguments)
+    set_up(config.log_format, config.log_level)
+    in_json = config.log_format == "json"
     run(
         from_flags(EngineConfig, arguments),
-        from_flags(ServerConfig, arguments),
-        lambda line: print(f"legato: {line}", flush=True),
+        config,
+        logging.getLogger("legato").info if in_json else _say,
     )
+
+
+def _say(line: str) -> None:
+    print(f"legato: {line}", flush=True)
 
 
 def chat(arguments: argparse.Namespace) -> None:
@@ -178,6 +191,12 @@ def pull(arguments: argparse.Namespace) -> None:
 
     files = hub.pull(arguments.model)
     print(f"{files.name}: {files.path}")
+
+
+def top(arguments: argparse.Namespace) -> None:
+    from legato.top import run
+
+    run(arguments)
 
 
 def models(arguments: argparse.Namespace) -> None:

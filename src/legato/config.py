@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from legato.errors import ConfigError
 from legato.speculation import Speculation
@@ -50,8 +51,10 @@ REASONING_PARSERS = (
 )
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32", "int8")
+LOG_FORMATS = ("text", "json")
 GIB = 1024**3
 LEAST_LOGIT_ROWS = 17
+TRACES_PATH = "/v1/traces"
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
@@ -88,6 +91,13 @@ def default_threads() -> int:
 def isa_from_environment() -> str | None:
     """``LEGATO_ISA`` forces an instruction set; the native core rejects an unknown one."""
     return os.environ.get("LEGATO_ISA") or None
+
+
+def traces_endpoint_from_environment() -> str | None:
+    """As OpenTelemetry says: one for traces as it is, one for all signals with their path behind it."""
+    own = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    common = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return own or (common.rstrip("/") + TRACES_PATH if common else None)
 
 
 def home() -> Path:
@@ -207,7 +217,9 @@ class ServerConfig:
     host: str = flag("127.0.0.1", "address to listen on")
     port: int = flag(8000, "port to listen on")
     api_key: str | None = flag(
-        None, "key that clients must send as a bearer token; several with commas between them"
+        None,
+        "key that clients must send as a bearer token; several with commas between them; "
+        "default: LEGATO_API_KEY",
     )
     served_model_name: str | None = flag(None, "name in the API; default: the model's")
     chat_template: str | None = flag(
@@ -250,6 +262,15 @@ class ServerConfig:
         30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
     )
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
+    log_format: str = flag(
+        "text", "of the log on standard error: lines, or a JSON object a line", choices=LOG_FORMATS
+    )
+    log_prompts: bool = flag(False, "the log has the prompts, too")
+    otlp_traces_endpoint: str | None = flag(
+        None,
+        "where OpenTelemetry traces go (OTLP over HTTP); default: as OTEL_EXPORTER_OTLP_ENDPOINT says",
+        unit="URL",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -265,6 +286,12 @@ class ServerConfig:
             raise ConfigError(
                 f"receive_timeout must be positive, got {self.receive_timeout}", "receive_timeout"
             )
+        endpoint = self.otlp_traces_endpoint
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"otlp_traces_endpoint must be an http or https URL, got {endpoint!r}",
+                "otlp_traces_endpoint",
+            )
         if not 0 <= self.resume_window <= 600:
             raise ConfigError(
                 f"resume_window must be 0 to 600 seconds, got {self.resume_window}", "resume_window"
@@ -276,5 +303,14 @@ class ServerConfig:
         _check_choices(self)
 
     @property
+    def resolved_otlp_traces_endpoint(self) -> str | None:
+        """A URL with its path; None: there are no traces."""
+        given = self.otlp_traces_endpoint
+        if given:
+            return given if urlsplit(given).path.strip("/") else given.rstrip("/") + TRACES_PATH
+        return traces_endpoint_from_environment()
+
+    @property
     def api_keys(self) -> list[str]:
-        return [key for key in (self.api_key or "").split(",") if key]
+        given = self.api_key or os.environ.get("LEGATO_API_KEY") or ""
+        return [key for key in given.split(",") if key]

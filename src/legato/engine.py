@@ -13,6 +13,7 @@ from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
 from legato.constraint.ruling import INCONSISTENT
 from legato.constraint.tokens import TokenTable
+from legato.counts import count_draft, count_step
 from legato.draft_model import DraftModel, Loaded
 from legato.drafting.pace import Pace
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
@@ -125,7 +126,7 @@ class Engine:
                 outputs += [self._fail(part.sequence, result) for part in computed]
         seconds = time.perf_counter() - started
         self._scheduler.ran(seconds)
-        self._count(parts, seconds)
+        count_step(self._stats, parts, seconds)
         return outputs
 
     def cancel(self, request_id: str, index: int | None = None) -> list[Output]:
@@ -313,6 +314,8 @@ class Engine:
                 break
             sequence.num_computed += 1
         self._stats.generation_tokens += len(output.token_ids)
+        if part.draft:
+            count_draft(self._stats, sequence, len(part.draft), len(output.token_ids) - 1)
         if output.finish_reason is not None:
             self._finish(sequence, output)
         return output
@@ -371,17 +374,12 @@ class Engine:
         if not sequence.is_announced and sequence.num_cached is not None:
             sequence.is_announced = True
             output.cached_tokens = sequence.num_cached
+            output.scheduled_at = sequence.scheduled_at
             if sequence.wants_prompt_logprobs and sequence.is_prompt_scored:
                 output.prompt_logprobs = [None, *sequence.prompt_logprobs]
             if sequence.index == 0:
                 self._stats.cached_tokens += sequence.num_cached
         return output
-
-    def _count(self, parts: list[Part], seconds: float) -> None:
-        self._stats.steps += 1
-        self._stats.step_seconds += seconds
-        self._stats.last_step_seconds = seconds
-        self._stats.last_step_tokens = sum(part.num_tokens for part in parts)
 
 
 def _no_token(sequence: Sequence) -> LegatoError:

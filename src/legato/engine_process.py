@@ -24,6 +24,7 @@ from legato.config import EngineConfig
 from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.errors import EngineError, LegatoError, RequestError
+from legato.log_format import set_up
 from legato.messages import (
     Add,
     Cancel,
@@ -160,6 +161,7 @@ def main(address: str, loader: str, parent: str) -> int:
     wire.send(Loading("starting"))
     start = wire.receive()
     assert isinstance(start, Start)
+    set_up(start.log_format, start.log_level)
     wire.send(Loading(f"loading {start.config.model}"))
     try:
         engine = load(start.config, loader)

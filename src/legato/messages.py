@@ -6,12 +6,22 @@ ends loading.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from legato.config import EngineConfig
 from legato.constraint.spellings import Spellings
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
+
+
+class StepKind(StrEnum):
+    """What a step computed: next tokens, chunks of prompts, or both."""
+
+    DECODE = "decode"
+    PREFILL = "prefill"
+    MIXED = "mixed"
 
 
 class Stats(msgspec.Struct, kw_only=True):
@@ -27,10 +37,15 @@ class Stats(msgspec.Struct, kw_only=True):
     step_seconds: float = 0.0  # all steps together
     last_step_seconds: float = 0.0
     last_step_tokens: int = 0
+    last_step_kind: StepKind = StepKind.DECODE
     preemptions: int = 0
     prompt_tokens: int = 0  # of admitted requests
     cached_tokens: int = 0  # those of them that were found in the cache
     generation_tokens: int = 0
+    drafted_tokens: int = 0  # computed ahead because a constraint knew them
+    drafted_accepted: int = 0  # those of them that were right
+    guessed_tokens: int = 0  # the same of what was guessed
+    guessed_accepted: int = 0
 
 
 # -- commands -----------------------------------------------------------------------------------
@@ -38,6 +53,8 @@ class Start(msgspec.Struct, tag=True):
     """Load the model."""
 
     config: EngineConfig
+    log_format: str = "text"
+    log_level: str = "warning"
 
 
 class Describe(msgspec.Struct, tag=True):

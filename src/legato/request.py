@@ -146,5 +146,6 @@ class Output(msgspec.Struct, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the token of stop_token_ids / eos that ended it
     cached_tokens: int | None = None  # prompt tokens found in the cache; with the first output
+    scheduled_at: float | None = None  # time.monotonic() of its first step; with cached_tokens
     error: str | None = None  # with FinishReason.ERROR
     error_field: str | None = None  # the request's field that is to blame for it, if one is

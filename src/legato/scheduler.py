@@ -12,6 +12,7 @@ has computed the prompt they share.
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -316,6 +317,7 @@ class Scheduler:
         sequence.num_computed = found
         if sequence.num_cached is None:
             sequence.num_cached = min(found, sequence.num_given)
+            sequence.scheduled_at = time.monotonic()
         return True
 
     def _preempt(self, victim: Sequence, plan: Plan) -> None:

@@ -58,6 +58,8 @@ class Sequence:
         self.constraint = constraint
         self._speculation = speculation
         self._guesses: Guesses | None = None
+        self.is_guessing = False  # the last draft was guessed, not known
+        self.scheduled_at: float | None = None  # time.monotonic() of its first step
         self.is_announced = False  # its first output is out
 
         params = request.params
@@ -153,11 +155,13 @@ class Sequence:
         if self.constraint is not None:
             known = self.constraint.draft(most, guesses=guesses)
             if known:
+                self.is_guessing = False
                 return known
             most = min(most, self.constraint.most_guesses)
         if gain is None or most <= 0 or self._speculation is None:
             return []
         draft = self._followed(self._speculation).draft(most, gain)
+        self.is_guessing = True
         for count, token in enumerate(draft, 1):
             if token in self.stop_ids:
                 return draft[:count]

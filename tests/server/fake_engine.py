@@ -45,6 +45,8 @@ class FakeEngine:
         self.state = EngineState.READY
         self.stats = Stats()
         self.restarts = self.resumed = 0
+        self.pid = None
+        self.on_stats = lambda stats: None
         self.fails_with: Exception | None = None
         self.fails_after = 0
         self.requests: list[Request] = []

@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "gguf_file": LEAVES,
     "kept_file": LEAVES,
     "spare_memory": set(),
+    "log_format": set(),
     "request": LEAVES,
     "sampling_params": LEAVES | {"request"},
     "batch": LEAVES | {"request"},
@@ -34,18 +35,19 @@ ALLOWED: dict[str, set[str]] = {
     "draft_model": LEAVES
     | {"cache", "drafting", "models", "packing", "runner", "scheduler", "sequence"},
     "messages": LEAVES | {"request", "models", "constraint"},
+    "counts": {"messages", "scheduler", "sequence"},
     "engine": LEAVES
-    | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner"}
+    | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner", "counts"}
     | {"messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
-    | {"spare_memory", "request", "messages", "engine", "models", "constraint"},
+    | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
     "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
     "flags": set(),
     "progress": set(),
 }
 # Above these, engine and text meet.
-UPPER = {"server", "llm", "steering", "cli", "chat_terminal", "bench", "serving", "__init__"}
+UPPER = {"server", "llm", "steering", "cli", "chat_terminal", "bench", "top", "serving", "__init__"}
 
 
 def room_of(path: Path) -> str:

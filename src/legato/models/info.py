@@ -18,6 +18,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: list[int] = []
     weight_bytes: int = 0  # packed, in memory
     kv_bytes_per_block: int = 0
+    kv_cache_tokens: int = 0  # that all blocks have room for
     default_sampling: dict[str, Any] = {}  # from generation_config.json
 
     def known(self, ids: set[int]) -> set[int]:

@@ -133,6 +133,7 @@ def describe(model: Opened, program: native.Program, plan: KVPlan) -> ModelInfo:
         max_model_len=plan.max_model_len,
         num_blocks=plan.blocks,
         kv_bytes_per_block=plan.bytes_per_block,
+        kv_cache_tokens=plan.blocks * BLOCK_SIZE,
         weight_bytes=program.weight_bytes(),
         eos_token_ids=model.checkpoint.eos_token_ids,
         default_sampling=model.checkpoint.default_sampling,

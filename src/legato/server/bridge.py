@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -80,6 +80,7 @@ class EngineClient:
 
     ``loader``: what the process loads the model with (module:function). ``step_timeout``: seconds
     without a step after which an engine with work counts as dead; None: as its weights suggest.
+    ``logs``: format and level of the process's log.
     Use from one event loop.
     """
 
@@ -89,15 +90,18 @@ class EngineClient:
         *,
         loader: str = "legato.models:load",
         step_timeout: float | None = None,
+        logs: tuple[str, str] = ("text", "warning"),
     ) -> None:
         self.state = EngineState.LOADING
         self.loading = ""  # what is being done while loading
         self.stats = Stats()
         self.restarts = 0  # engines that took over from one that died
         self.resumed = 0  # requests that were sent to another engine, each time
+        self.on_stats: Callable[[Stats], None] = lambda stats: None  # with what an engine tells
         self._config = config
         self._loader = loader
         self._step_timeout = step_timeout
+        self._logs = logs
         self._info: ModelInfo | None = None
         self._child: Child | None = None
         self._loaded: asyncio.Future[Ready] | None = None
@@ -316,6 +320,7 @@ class EngineClient:
         match event:
             case Stepped(outputs, stats):
                 self.stats = stats
+                self.on_stats(stats)
                 self._deliver(outputs)
             case Refused(request_id):
                 if request_id in self._open:
@@ -332,7 +337,7 @@ class EngineClient:
         match event:
             case Loading(what):
                 if not self.loading:
-                    self._child.send(Start(self._config))
+                    self._child.send(Start(self._config, *self._logs))
                 self.loading = what
             case Ready():
                 self.loading = ""

@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from legato.server.admission import require_key
+from legato.server.calls import check_request_id
 from legato.server.dialect import Dialect
 from legato.server.errors import json_response
 from legato.server.protocol import NO_EFFECT, UNSUPPORTED
@@ -105,6 +106,7 @@ class Routes:
         async def answer(http: Request) -> Response:
             if guarded:
                 require_key(http)
+                check_request_id()
             reply = await handler(*[_argument(http, name) for name in names])
             if isinstance(reply, Response):
                 return reply

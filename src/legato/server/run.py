@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import logging
 import shlex
 import socket
 import time
@@ -30,10 +31,13 @@ from legato.weights.files import ModelFiles
 if TYPE_CHECKING:
     import uvicorn
 
+    from legato.models.info import ModelInfo
     from legato.server.service import Service
+    from legato.server.tracing import Tracing
     from legato.text.template import ChatTemplate
     from legato.text.tokenizer import Tokenizer
 
+LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 GRACE = 3  # seconds that open streams get when the server is told to stop
 QUIET = 0.2  # seconds between looks whether somebody is served
@@ -50,7 +54,8 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
 async def _serve(
     engine_config: EngineConfig, config: ServerConfig, listener: socket.socket, say: Say
 ) -> None:
-    engine = EngineClient(engine_config, step_timeout=config.step_timeout)
+    logs = config.log_format, config.log_level
+    engine = EngineClient(engine_config, step_timeout=config.step_timeout, logs=logs)
     building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
     loading = asyncio.create_task(_load(building, engine, engine_config, listener, say))
     try:
@@ -62,6 +67,8 @@ async def _serve(
         loading.cancel()
         await asyncio.wait((loading,))
         await engine.stop()
+    if service.tracing is not None:
+        await asyncio.to_thread(service.tracing.close)
     if not loading.cancelled():
         loading.result()  # raises what made loading fail
 
@@ -90,17 +97,34 @@ def _build(
             per_minute=config.requests_per_minute,
         ),
         model_name=config.served_model_name or engine_config.model,
+        tracing=_tracing(config),
     )
     uvicorn_config = uvicorn.Config(
         build_app(service),
         http=connections(config.receive_timeout),
         ws="none",
+        log_config=None,  # what it logs goes where ours does
         log_level="debug" if config.log_level == "debug" else "warning",
-        access_log=config.log_level == "debug",
+        access_log=False,  # server/calls.py has one
         timeout_graceful_shutdown=GRACE,
         lifespan="off",
     )
     return service, DrainingServer(uvicorn_config, service, config.drain_timeout)
+
+
+def _tracing(config: ServerConfig) -> Tracing | None:
+    endpoint = config.resolved_otlp_traces_endpoint
+    if not endpoint:
+        return None
+    from legato.server.tracing import Tracing
+
+    try:
+        return Tracing(endpoint)
+    except ConfigError as error:
+        if config.otlp_traces_endpoint:
+            raise
+        LOG.warning("%s (an endpoint is set in the environment)", error)
+        return None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -143,10 +167,15 @@ async def _load(
     info = engine.info
     say(
         f"{info.architecture}, {info.weight_bytes / 1e6:.0f} MB of weights, context "
-        f"{info.max_model_len} tokens, loaded in {time.perf_counter() - started:.1f} s"
+        f"{info.max_model_len} tokens, KV cache {_kv_megabytes(info):.0f} MB for "
+        f"{info.kv_cache_tokens} tokens, loaded in {time.perf_counter() - started:.1f} s"
     )
     say(_invitation(service, listener))
     await _settle(service)
+
+
+def _kv_megabytes(info: ModelInfo) -> float:
+    return info.num_blocks * info.kv_bytes_per_block / 1e6
 
 
 async def _named(
@@ -201,6 +230,6 @@ def _invitation(service: Service, listener: socket.socket) -> str:
             "chat/completions",
             {"messages": [question, begun], "temperature": 0, "max_tokens": 40},
         )
-    key = "" if service.config.api_key is None else " -H 'Authorization: Bearer YOUR-KEY'"
+    key = "" if not service.config.api_keys else " -H 'Authorization: Bearer YOUR-KEY'"
     data = shlex.quote(msgspec.json.encode(body).decode())
     return f"ready at {url}\n\n  curl {url}/v1/{path}{key} -d {data}\n"

@@ -28,13 +28,16 @@ from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
 from legato.sampling_params import SeedSource
-from legato.server.asker import ASKER, Asker
+from legato.server.answer_log import log_answer
+from legato.server.asker import ASKER, NOBODY, Asker
 from legato.server.bridge import EngineState
+from legato.server.calls import CALL
 from legato.server.errors import ModelNotFoundError, NotReadyError
 from legato.server.kept_streams import MAX_WINDOW, KeptStreams
 from legato.server.load import Load
-from legato.server.metrics import Metrics, Stopwatch
+from legato.server.metrics import Metrics, Sources
 from legato.server.responses_store import ResponseStore
+from legato.server.timeline import Timeline
 from legato.text.continuation import Prompt
 from legato.text.parting import parting_of
 from legato.text.recall import AnswerMemory
@@ -44,6 +47,7 @@ from legato.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from legato.constraint.tokens import TokenTable
+    from legato.server.tracing import Tracing
 
 RANKS = 32
 """Steps between two priorities of a request."""
@@ -65,10 +69,13 @@ class Engine(Protocol):
     @property
     def info(self) -> ModelInfo: ...
     @property
+    def pid(self) -> int | None: ...
+    @property
     def stats(self) -> Stats: ...
 
     restarts: int
     resumed: int
+    on_stats: Callable[[Stats], None]
 
     def generate(
         self, request: Request, *, timeout: float | None = None
@@ -92,13 +99,21 @@ class Service:
     load: Load = field(default_factory=Load)
     streams: KeptStreams = field(default_factory=KeptStreams)
     memory: AnswerMemory = field(default_factory=AnswerMemory)
+    tracing: Tracing | None = None
     is_draining: bool = False
     _has_described: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.metrics.engine_stats = lambda: self.engine.stats
-        self.metrics.faults = lambda: (self.engine.restarts, self.engine.resumed)
+        self.engine.on_stats = self.metrics.stepped
+        self.metrics.sources = Sources(
+            stats=lambda: self.engine.stats,
+            faults=lambda: (self.engine.restarts, self.engine.resumed),
+            model=lambda: self.engine.info if self.tokenizer is not None else None,
+            tasks=lambda: len(asyncio.all_tasks()),
+            streams=lambda: len(self.streams),
+            engine_pid=lambda: self.engine.pid,
+        )
 
     @property
     def num_open(self) -> int:
@@ -224,21 +239,36 @@ class Service:
         """
         asker = ASKER.get()
         with self.load.admitted(asker, answer.request.params.n) as rank:
-            stopwatch = Stopwatch(self.metrics)
+            timeline = self._timeline(answer, asker)
             try:
                 async with aclosing(self._steps(answer.request, rank, asker)) as steps:
                     async for outputs in steps:
+                        timeline.heard(outputs)
                         pieces = answer.push(outputs)
                         for index in answer.take_stopped():
                             if not answer.finished:  # else closing ``steps`` cancels what is left
                                 self.engine.cancel(answer.request.id, index)
-                        stopwatch.tokens(pieces)
+                        timeline.tokens(pieces)
                         if pieces:
                             yield pieces
                         if answer.finished:
                             break
+            except Exception as error:
+                timeline.error = type(error).__name__
+                raise
             finally:
-                stopwatch.end(answer)
+                timeline.end()
+                self._answered(timeline)
+
+    def _timeline(self, answer: Answer, asker: Asker) -> Timeline:
+        arrival = time.monotonic() if asker is NOBODY else asker.arrival
+        return Timeline(self.metrics, answer, arrival)
+
+    def _answered(self, timeline: Timeline) -> None:
+        self.metrics.answered(timeline)
+        log_answer(timeline, prompts=self.config.log_prompts)
+        if self.tracing is not None:
+            self.tracing.answered(timeline, CALL.get(), self.model_name)
 
     def _steps(
         self, request: Request, rank: int, asker: Asker
