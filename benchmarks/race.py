@@ -19,9 +19,10 @@ from typing import Any
 
 import columns
 import race_report
+from build_llama_cpp import PROCESSORS
 from columns import COLUMNS, Column
 from fidelity import measure_all
-from peers.contestants import ENGINES, LEGATO, Contestant, Room, contestants
+from peers.contestants import ENGINES, LEGATO, LLAMA, Contestant, Room, contestants
 from peers.stable import Stable
 from peers.weights import Weights
 
@@ -95,6 +96,7 @@ class Race:
         return {
             "machine": machine(),
             "threads": self.room.threads,
+            "processor": self.room.processor,
             "rounds": len(self.noise),
             "columns": {c.key: {"title": c.title, "unit": c.unit} for c in self.columns},
             "figures": {
@@ -123,7 +125,7 @@ def main() -> int:
         weights = Weights(files.path)
         race = Race(
             local_encode(str(files.path)),
-            Room(arguments.threads),
+            Room(arguments.threads, processor=arguments.processor),
             arguments.rounds,
             [COLUMNS[key] for key in arguments.column or COLUMNS],
         )
@@ -148,6 +150,7 @@ def _arguments() -> argparse.Namespace:
     add("--model", default="smollm2", help="short name or GGUF file; all formats are made from it")
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=3)
+    add("--processor", default="native", choices=PROCESSORS, help="Legato and llama.cpp alone")
     peers = [engine for engine in ENGINES if engine != LEGATO]
     add("--peer", action="append", choices=peers, help="beside this one only; may be repeated")
     add("--alone", action="store_true", help="no peer at all")
@@ -167,6 +170,7 @@ def _chosen(arguments: argparse.Namespace, runners: list[Contestant]) -> list[Co
         runner
         for runner in runners
         if (runner.engine in peers or runner.is_ours)
+        and (arguments.processor == "native" or runner.engine in (LEGATO, LLAMA))
         and not (runner.is_ours and arguments.peers_only)
         and (not arguments.format or runner.format in arguments.format)
         and (not arguments.contestant or runner.name in arguments.contestant)

@@ -30,6 +30,7 @@ class Room:
     threads: int = 2
     slots: int = 32
     slot_tokens: int = 1408
+    processor: str = "native"  # or an older one that Legato and llama.cpp shall take it for
 
     @property
     def context(self) -> int:
@@ -83,7 +84,8 @@ def _legato(model: str, room: Room, *flags: str) -> Served:
     command = legato_command(model, room.threads, port)
     # as much room for keys and values as the peers are given
     command += ["--kv-cache-memory", str(CACHE_GIB << 30), *flags]
-    return Served(Server("legato", command, port))
+    older = {} if room.processor == "native" else {"LEGATO_ISA": room.processor}
+    return Served(Server("legato", command, port, older))
 
 
 def _llama(weights: Weights, format: str) -> Contestant:
@@ -92,7 +94,7 @@ def _llama(weights: Weights, format: str) -> Contestant:
         weights.gguf(format)
 
     def start(room: Room) -> Served:
-        port, program = free_port(), str(build_llama_cpp.build() / "llama-server")
+        port, program = free_port(), str(build_llama_cpp.build(room.processor) / "llama-server")
         model = str(weights.gguf(format))
         command = llama_command(program, model, room.threads, port, room.slots, room.context)
         return Served(Server("llama-server", command, port))
