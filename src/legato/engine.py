@@ -218,9 +218,9 @@ class Engine:
     def _absorb(self, parts: list[Part], result: StepResult, outputs: list[Output]) -> None:
         """Takes over what a step brought, part by part; ``row`` walks through its logit rows."""
         tokens = result.token_ids.tolist()
-        row = 0
+        row, are_sound = 0, not self._runner.failed_grammars
         for part in parts:
-            if part.is_plain and tokens[row] >= 0:
+            if are_sound and part.is_plain and tokens[row] >= 0:
                 outputs.append(self._extend_plainly(part, tokens[row]))
                 row += 1
             else:
@@ -259,11 +259,15 @@ class Engine:
         """``_extend`` without what most steps do not have."""
         sequence = part.sequence
         self._scheduler.computed(part)
+        try:
+            reason = sequence.accept(token)
+        except LegatoError as refusal:  # the grammar cannot go on
+            return self._fail(sequence, refusal)
         output = Output(
             request_id=sequence.request.id,
             index=sequence.index,
             token_ids=[token],
-            finish_reason=sequence.accept(token),
+            finish_reason=reason,
         )
         self._stats.generation_tokens += 1
         if output.finish_reason is not None:

@@ -285,7 +285,9 @@ class Packer:
     def _set_masks(self, sampling: SamplingBatch, parts: list[Part]) -> None:
         """The rows' masks, and the tokens that constraints force."""
         self._is_constrained = any(part.sequence.constraint is not None for part in parts)
-        if not self._is_constrained and not any(part.sequence.is_masked for part in parts):
+        ruled = _ruled_alone(parts)
+        if ruled is not None:
+            self.ruled = ruled
             free = self._free[: len(sampling.forced)]
             sampling.mask_index = sampling.fallback_index = free
             sampling.masks = self._no_masks
@@ -304,3 +306,19 @@ class Packer:
             plan.add_rules(rules, part.draft, among)
         sampling.mask_index, sampling.fallback_index, sampling.masks = plan.build()
         self.ruled = plan.ruled
+
+
+def _ruled_alone(parts: list[Part]) -> list[Ruled] | None:
+    """The rows that a grammar rules, if nothing but grammars says anything about any row."""
+    ruled, row = [], 0
+    for part in parts:
+        sequence, rows = part.sequence, part.num_rows
+        if sequence.is_masked:
+            return None
+        if sequence.constraint is not None:
+            rules = sequence.constraint.grammar_alone
+            if rules is None or rows != 1 or not part.samples:
+                return None
+            ruled.append(Ruled(rules, row, (), None))
+        row += rows
+    return ruled

@@ -56,15 +56,16 @@ class Part:
 
     @property
     def is_plain(self) -> bool:
-        """One token that decides about the next, of which nothing else is wanted or known."""
+        """One token that decides about the next, of which nothing else is wanted or known, but that a
+        grammar allows it."""
         sequence = self.sequence
         return (
             self.count == 1
             and self.samples
             and not self.draft
             and sequence.is_announced
-            and sequence.constraint is None
             and sequence.params.logprobs is None
+            and (sequence.constraint is None or sequence.constraint.grammar_alone is not None)
         )
 
     @property

@@ -63,6 +63,13 @@ class Constraint:
         return self._healing is not None and self._healing.num_steps > drafted
 
     @property
+    def grammar_alone(self) -> Rules | None:
+        """The rules of a step without a draft, if they are the grammar's and nothing else's."""
+        if self.grammar is None or self._healing is not None or self._is_thinking:
+            return None
+        return self._grammar_alone
+
+    @property
     def is_finished(self) -> bool:
         """The grammar allows no further token."""
         if self.grammar is None or self._healing is not None or self._is_thinking:
