@@ -1,6 +1,6 @@
 """How close to the truth: logits against a float32 run of the same file's dequantised weights.
 
-    python benchmarks/quality.py model.gguf [--llama-dump PROGRAM] [--kv-cache-dtype float16]
+    python benchmarks/quality.py model.gguf [--llama-dump PROGRAM] [--kv-cache-dtype bfloat16]
 
 The truth is a transformers model with the weights as the gguf package dequantises them. Reported over the
 tokens of a text: mean and 99th percentile of KL(truth || engine) in nats, how often the most likely token
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a GGUF file")
     parser.add_argument("--text", type=Path, default=Path(__file__).with_name("quality_text.txt"))
     parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--kv-cache-dtype", default="float16")
+    parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--isa", default=None)
     parser.add_argument("--llama-dump", default=None, help="program that writes llama.cpp's logits")
     parser.add_argument("--json", action="store_true")

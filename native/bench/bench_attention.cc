@@ -1,5 +1,5 @@
 // Time of one attention layer for the shapes that matter. Usage: bench_attention [isa] [threads] [part of a shape's
-// name] [int8: the cache's type, else 16-bit floats]
+// name] [cache: float16 (default), bfloat16, int8]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -19,6 +20,7 @@ namespace {
 struct Case {
   const char* name;
   int heads, kv_heads, head_dim, window, sequences, context, rows;  // rows: new tokens of each sequence
+  int shared = 0;                                                   // positions that all of them begin with
 };
 
 // All threads of the team run `work` together, `repeats` times.
@@ -50,7 +52,11 @@ void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   std::vector<uint16_t> k(layer_bytes / 2 * (size_t)layers, 0x2e66), v(k.size(), 0x2e66);
   for (size_t i = 0; i < k.size(); ++i) k[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
   std::vector<int32_t> tables((size_t)blocks), positions, sequences;
-  for (int i = 0; i < blocks; ++i) tables[(size_t)i] = (int32_t)(i * 7919LL % blocks);
+  for (int i = 0; i < blocks; ++i) {
+    const bool is_shared = i % blocks_each < c.shared / kBlock;
+    tables[(size_t)i] = is_shared ? tables[(size_t)(i % blocks_each)] : (int32_t)(i * 7919LL % blocks);
+    if (i < blocks_each) tables[(size_t)i] = (int32_t)(i * 7919LL % blocks);
+  }
   for (int s = 0; s < c.sequences; ++s) {
     for (int r = 0; r < c.rows; ++r) {
       positions.push_back(c.context + r);
@@ -118,15 +124,20 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bench_attention: this machine does not run '%s'\n", isa);
     return 2;
   }
-  const KvType type = argc > 4 && std::strcmp(argv[4], "int8") == 0 ? KvType::I8 : KvType::F16;
+  const std::string named = argc > 4 ? argv[4] : "float16";
+  const KvType type = named == "int8" ? KvType::I8 : named == "bfloat16" ? KvType::BF16 : KvType::F16;
   const Case cases[] = {
       {"smollm2 decode 1 x 64", 9, 3, 64, 0, 1, 63, 1},
       {"smollm2 decode 1 x 512", 9, 3, 64, 0, 1, 511, 1},
       {"smollm2 decode 1 x 8192", 9, 3, 64, 0, 1, 8191, 1},
       {"smollm2 decode 32 x 384", 9, 3, 64, 0, 32, 383, 1},
       {"smollm2 decode 64 x 256", 9, 3, 64, 0, 64, 255, 1},
+      {"smollm2 decode 16 x 1120", 9, 3, 64, 0, 16, 1119, 1},
+      {"smollm2 decode 16 x 1120, 1024 shared", 9, 3, 64, 0, 16, 1119, 1, 1024},
       {"smollm2 prefill 512", 9, 3, 64, 0, 1, 0, 512},
       {"smollm2 prefill 512 at 4096", 9, 3, 64, 0, 1, 4096, 512},
+      {"smollm2 16 rows at 8192", 9, 3, 64, 0, 1, 8192, 16},
+      {"smollm2 64 rows at 8192", 9, 3, 64, 0, 1, 8192, 64},
       {"gemma3-270m decode 1 x 2048 (w 512)", 4, 1, 256, 512, 1, 2047, 1},
       {"gemma3-270m prefill 512 (w 512)", 4, 1, 256, 512, 1, 0, 512},
       {"llama-1b decode 1 x 2048", 32, 8, 64, 0, 1, 2047, 1},

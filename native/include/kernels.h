@@ -34,8 +34,11 @@ enum class KvType : int32_t { F16, BF16, F32, I8 };
 
 // One layer of the paged cache.
 //   K: [block][kv_head][head_dim][16 positions]   V: [block][kv_head][16 positions][head_dim]
-// I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else; head_dim is
-// padded to D, a multiple of 16 (what lies in the padding is never used), and pairs lie together:
+// Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of an
+// odd head_dim have one zero behind them; what lies in the rest of the padding is never used):
+//   K: [block][kv_head][D/2][16 positions][2]     V: [block][kv_head][8 pairs of positions][D][2]
+// I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else (what lies in
+// the padding is never used):
 //   K: [block][kv_head]{[D/2][16 positions][2], scale[16]}   V: [block][kv_head]{[8 pairs of positions][D][2],
 //   scale[16]}
 struct KvLayer {
@@ -49,7 +52,9 @@ struct KvLayer {
 
 // Bytes of one block of K or V for one KV head.
 static inline int64_t kv_head_bytes(KvType type, int64_t head_dim) {
-  if (type == KvType::I8) return (head_dim + 15) / 16 * 16 * kBlock + kBlock * int64_t{4};
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  if (type == KvType::I8) return padded * kBlock + kBlock * int64_t{4};
+  if (type == KvType::BF16) return padded * kBlock * 2;
   return head_dim * kBlock * (type == KvType::F32 ? 4 : 2);
 }
 inline constexpr int kMostInt8Dimensions = 512;  // so that sums of 16-bit times 8-bit products fit into 32 bits

@@ -2,10 +2,9 @@
 //
 // A row's result is the softmax-weighted sum of values, built tile by tile: each tile of kTile positions (borders at
 // fixed absolute positions) has its own maximum, sum and value sums; tiles enter the row's state in ascending order.
-// A unit of work is (a few rows of one sequence) x (the query heads of one KV head). Threads take contiguous shares
-// of all units by cost. A unit may be cut between threads at a tile border: the later thread stores its tiles raw and
-// phase 1 lets them enter the state in order, so the bits do not depend on where the cut was.
+// attention_plan.h says how the work is divided.
 #include "attention_integers.h"
+#include "attention_pairs.h"
 #include "attention_plan.h"
 #include "fill.h"
 
@@ -56,37 +55,47 @@ Mask16 lanes_seen(int block, int low, int high) {  // lanes of a block that lie 
   return (Mask16)(until & ~below);
 }
 
-// Scores of one query in [low, high) become weights 2^(score - maximum).
+// Scores of one query in [low, high) become weights 2^(score - maximum), in the form that the values are multiplied
+// with; integers come later.
+template <class E>
 inline void soften(float* scores, int low, int high, const Curve& curve, float* maximum, float* sum) {
   const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
   const F32x16 hidden = F32x16::splat(-__builtin_inff());
   F32x16 most = hidden;
   for (int b = begin; b < end; ++b) {
     F32x16 x = F32x16::load(scores + b * kBlock);
+    const bool is_whole = b * kBlock >= low && (b + 1) * kBlock <= high;
     if (curve.capped) x = tanh(x * F32x16::splat(curve.inner)) * F32x16::splat(curve.outer);
-    x = select(lanes_seen(b, low, high), x, hidden);
-    x.store(scores + b * kBlock);
+    if (!is_whole) x = select(lanes_seen(b, low, high), x, hidden);
+    if (curve.capped || !is_whole) x.store(scores + b * kBlock);
     most = max(most, x);
   }
   *maximum = reduce_max(most);
   const F32x16 top = F32x16::splat(*maximum);
   F32x16 total = F32x16::zero();
   for (int b = begin; b < end; ++b) {
-    const F32x16 weight = exp2_negative(F32x16::load(scores + b * kBlock) - top);
-    weight.store(scores + b * kBlock);
-    total = total + weight;
+    const F32x16 x = F32x16::load(scores + b * kBlock) - top;
+    if constexpr (E::kProducts == Products::Pairs) {
+      total = total + store_rounded(exp2_coarse(x), (Narrow*)scores + b * kBlock);  // behind what is still to be read
+    } else {
+      const F32x16 weight = exp2_negative(x);
+      weight.store(scores + b * kBlock);
+      total = total + weight;
+    }
   }
   *sum = reduce_add(total);
 }
 
-// The state takes in a tile with maximum and sum `part`; lanes not live keep what they have.
-inline void enter(Running& running, const Running& part, Mask16 live, Blend& blend) {
-  const F32x16 old = F32x16::load(running.maximum), fresh = F32x16::load(part.maximum);
+// The state of the n queries from `at` takes in a tile with the maxima and sums `part`; those not live keep what they
+// have.
+inline void enter(const Running& running, int64_t at, int n, F32x16 fresh, F32x16 fresh_sum, Mask16 live,
+                  Blend& blend) {
+  const F32x16 old = F32x16::load(running.maximum + at), old_sum = F32x16::load(running.sum + at);
   const F32x16 top = max(fresh, old);
   const F32x16 keep = exp2_negative(old - top), take = exp2_negative(fresh - top);
-  const F32x16 sum = fma(F32x16::load(running.sum), keep, F32x16::load(part.sum) * take);
-  select(live, top, old).store(running.maximum);
-  select(live, sum, F32x16::load(running.sum)).store(running.sum);
+  const F32x16 sum = fma(old_sum, keep, fresh_sum * take);
+  select(live, top, old).store_partial(running.maximum + at, n);
+  select(live, sum, old_sum).store_partial(running.sum + at, n);
   keep.store(blend.keep);
   take.store(blend.enter);
   blend.raw = false;
@@ -100,45 +109,68 @@ class Worker {
     for (int b = 0; b < kTileBlocks; ++b) blocks_.ahead[b] = blocks_.v[b] = (const Raw*)a.kv.k;
   }
 
-  // Tiles [share.begin, share.end) of a unit; raw: each tile is stored apart, for phase 1. `ahead` is the unit after.
+  // Pieces [share.begin, share.end) of a unit; raw: each is stored apart, for phase 1. `ahead` is the unit after.
   void run(const Unit& u, const Share& share, bool raw, const Unit& ahead) {
-    const int queries = u.rows * s_.group;
-    scale_queries(u, queries);
-    if (!raw) clear(queries);
-    for (int t = share.begin; t < share.end; ++t) {
-      find_blocks(u, t, blocks_.k, blocks_.v);
-      if (t + 1 < share.end) {
-        find_blocks(u, t + 1, blocks_.ahead, nullptr);
+    if (!raw) clear(u.rows * s_.group);
+    int index = 0, row = -1;
+    for (Pieces it(a_, s_, u); !it.at_end() && index < share.end; ++index) {
+      const Piece piece = it.piece();
+      it.next();
+      if (index < share.begin) continue;
+      if (piece.row != row || piece.rows != rows_) scale_queries(piece, u.kv_head);
+      row = piece.row;
+      find_blocks(piece, u.kv_head, blocks_.k, blocks_.v);
+      if (!it.at_end() && index + 1 < share.end) {
+        find_blocks(it.piece(), u.kv_head, blocks_.ahead, nullptr);
       } else if (ahead.rows > 0) {
-        find_blocks(ahead, ahead.tile_low(), blocks_.ahead, nullptr);
+        find_blocks(Pieces(a_, s_, ahead).piece(), ahead.kv_head, blocks_.ahead, nullptr);
       }
-      const int64_t slot = (int64_t)(t - u.tile_low()) * s_.queries;
-      float* state = raw ? d_.raw_state + slot * s_.padded : d_.state;
-      Running* running = raw ? d_.raw_running + slot : d_.running;
-      for (int q = 0, n; q < queries; q += n) {
-        n = sub_block(queries - q);
-        const float* x = d_.queries + (int64_t)q * s_.padded;
-        float* sums = state + (int64_t)q * s_.padded;
-        with_size(n, [&](auto size) { one<size.value>(u, t, q, x, sums, *running, raw); });
-        ++running;
+      const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
+      for (int q = 0, n; q < piece.rows * s_.group; q += n) {
+        n = sub_block(piece.rows * s_.group - q);
+        with_size(n, [&](auto size) { one<size.value>(piece, q, raw ? piece.slot + q : first + q, raw); });
       }
     }
   }
 
-  // The state takes in a raw tile that thread `from` left.
-  void enter_raw(const Unit& u, int t, const Desk& from) {
-    const int queries = u.rows * s_.group;
-    const int64_t slot = (int64_t)(t - u.tile_low()) * s_.queries;
+  // The state takes in the raw pieces of a unit that a thread left.
+  void enter_raw(const Unit& u, const Header& left, const Desk& from) {
     int index = 0;
-    for (int q = 0, n; q < queries; q += n, ++index) {
+    for (Pieces it(a_, s_, u); !it.at_end() && index < left.tail_end; it.next(), ++index) {
+      if (index >= left.tail_begin) enter_raw(u, it.piece(), from);
+    }
+  }
+
+  void finish(const Unit& u) {
+    const int queries = u.rows * s_.group, head_dim = a_.kv.head_dim;
+    for (int q = 0; q < queries; ++q) {
+      const int row = u.row + q / s_.group, head = u.kv_head * s_.group + q % s_.group;
+      float* out = a_.out + row * a_.out_stride + (int64_t)head * head_dim;
+      const float* state = d_.state + (int64_t)q * s_.padded;
+      const F32x16 scale = F32x16::splat(1.0f / d_.running.sum[q]);
+      int j = 0;
+      for (; j + 16 <= head_dim; j += 16) (F32x16::load(state + j) * scale).store(out + j);
+      if (j < head_dim) (F32x16::load(state + j) * scale).store_partial(out + j, head_dim - j);
+    }
+  }
+
+ private:
+  using Raw = typename E::Raw;
+
+  void enter_raw(const Unit& u, const Piece& piece, const Desk& from) {
+    const int queries = piece.rows * s_.group;
+    const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
+    for (int q = 0, n; q < queries; q += n) {
       n = sub_block(queries - q);
-      const Visible seen = visible(u, t, q, n);
+      const Visible seen = visible(piece, q, n);
       Blend blend;
-      enter(d_.running[index], from.raw_running[slot + index], live_lanes(seen, n), blend);
+      const F32x16 maximum = F32x16::load(from.raw_running.maximum + piece.slot + q);
+      const F32x16 sum = F32x16::load(from.raw_running.sum + piece.slot + q);
+      enter(d_.running, first + q, n, maximum, sum, live_lanes(seen, n), blend);
       for (int i = 0; i < n; ++i) {
         if (seen.low[i] >= seen.high[i]) continue;
-        float* out = d_.state + (int64_t)(q + i) * s_.padded;
-        const float* part = from.raw_state + (slot + q + i) * s_.padded;
+        float* out = d_.state + (first + q + i) * s_.padded;
+        const float* part = from.raw_state + (piece.slot + q + i) * s_.padded;
         const F32x16 keep = F32x16::splat(blend.keep[i]), take = F32x16::splat(blend.enter[i]);
         for (int j = 0; j < s_.padded; j += 16) {
           fma(F32x16::load(out + j), keep, F32x16::load(part + j) * take).store(out + j);
@@ -147,36 +179,19 @@ class Worker {
     }
   }
 
-  void finish(const Unit& u) {
-    const int queries = u.rows * s_.group, head_dim = a_.kv.head_dim;
-    int index = 0;
-    for (int q = 0, n; q < queries; q += n, ++index) {
-      n = sub_block(queries - q);
-      for (int i = 0; i < n; ++i) {
-        const int query = q + i, row = u.row + query / s_.group;
-        const int head = u.kv_head * s_.group + query % s_.group;
-        float* out = a_.out + row * a_.out_stride + (int64_t)head * head_dim;
-        const float* state = d_.state + (int64_t)query * s_.padded;
-        const F32x16 scale = F32x16::splat(1.0f / d_.running[index].sum[i]);
-        int j = 0;
-        for (; j + 16 <= head_dim; j += 16) (F32x16::load(state + j) * scale).store(out + j);
-        if (j < head_dim) (F32x16::load(state + j) * scale).store_partial(out + j, head_dim - j);
-      }
-    }
-  }
-
- private:
-  using Raw = typename E::Raw;
-
-  void scale_queries(const Unit& u, int queries) {
-    const int head_dim = a_.kv.head_dim;
+  // Of a piece's rows, in the order of its sub-blocks.
+  void scale_queries(const Piece& piece, int kv_head) {
+    const int head_dim = a_.kv.head_dim, queries = piece.rows * s_.group;
+    rows_ = piece.rows;
     for (int q = 0, n; q < queries; q += n) {
       n = sub_block(queries - q);
       float* to = d_.queries + (int64_t)q * s_.padded;
       for (int i = 0; i < n; ++i) {
-        const int row = u.row + (q + i) / s_.group, head = u.kv_head * s_.group + (q + i) % s_.group;
+        const int row = piece.row + (q + i) / s_.group, head = kv_head * s_.group + (q + i) % s_.group;
         const float* from = a_.q + row * a_.q_stride + (int64_t)head * head_dim;
-        if constexpr (E::kIntegers) {
+        if constexpr (E::kProducts == Products::Pairs) {
+          narrow_query(from, head_dim, curve_.query_scale, n, (Narrow*)to + 2 * i);
+        } else if constexpr (E::kProducts == Products::Integers) {
           const float unit = quantise_query(from, head_dim, s_.padded, n, (int16_t*)to + 2 * i);
           d_.factors[q + i] = unit * curve_.query_scale;
         } else {
@@ -187,31 +202,30 @@ class Worker {
   }
 
   void clear(int queries) {
-    int index = 0;
-    for (int q = 0; q < queries; q += sub_block(queries - q), ++index) {
-      F32x16::splat(-__builtin_inff()).store(d_.running[index].maximum);
-      F32x16::zero().store(d_.running[index].sum);
+    for (int q = 0; q < queries; ++q) {
+      d_.running.maximum[q] = -__builtin_inff();
+      d_.running.sum[q] = 0;
     }
     for (int64_t i = 0; i < (int64_t)queries * s_.padded; i += 16) F32x16::zero().store(d_.state + i);
   }
 
-  void find_blocks(const Unit& u, int t, const Raw** k, const Raw** v) {
-    const int32_t* table = a_.block_tables + a_.sequences[u.row] * a_.table_stride;
-    const int from = t * kTile > u.low ? t * kTile : u.low;
-    const int to = (t + 1) * kTile < u.high ? (t + 1) * kTile : u.high;
+  void find_blocks(const Piece& p, int kv_head, const Raw** k, const Raw** v) {
+    const int32_t* table = a_.block_tables + a_.sequences[p.row] * a_.table_stride;
+    const int from = p.tile * kTile > p.low ? p.tile * kTile : p.low;
+    const int to = (p.tile + 1) * kTile < p.high ? (p.tile + 1) * kTile : p.high;
     const int64_t size = kv_head_bytes(a_.kv.type, a_.kv.head_dim);
     for (int b = from / kBlock; b * kBlock < to; ++b) {
-      const int64_t block = table[b] * a_.kv.block_stride, head = u.kv_head * size;
+      const int64_t block = table[b] * a_.kv.block_stride, head = kv_head * size;
       k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block + head);
       if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block + head);
     }
   }
 
-  Visible visible(const Unit& u, int t, int q, int n) const {
+  Visible visible(const Piece& piece, int q, int n) const {
     Visible seen;
-    const int base = t * kTile;
+    const int base = piece.tile * kTile;
     for (int i = 0; i < n; ++i) {
-      const int row = u.row + (q + i) / s_.group, low = first_seen(a_, row) - base;
+      const int row = piece.row + (q + i) / s_.group, low = first_seen(a_, row) - base;
       const int high = a_.positions[row] + 1 - base;
       seen.low[i] = low > 0 ? low : 0;
       seen.high[i] = high < kTile ? high : kTile;
@@ -237,10 +251,12 @@ class Worker {
     }
   }
 
-  // One tile for the NQ queries from q.
+  // A piece for the NQ of its queries from q, whose sums are those from `at`.
   template <int NQ>
-  [[gnu::noinline]] void one(const Unit& u, int t, int q, const float* x, float* state, Running& running, bool raw) {
-    const Visible seen = visible(u, t, q, NQ);
+  [[gnu::noinline]] void one(const Piece& piece, int q, int64_t at, bool raw) {
+    const Visible seen = visible(piece, q, NQ);
+    const float* x = d_.queries + (int64_t)q * s_.padded;
+    float* state = (raw ? d_.raw_state : d_.state) + at * s_.padded;
     const Mask16 live = live_lanes(seen, NQ);
     if (live == 0) return;
     int low = kTile, high = 0;
@@ -250,32 +266,34 @@ class Worker {
       high = seen.high[i] > high ? seen.high[i] : high;
     }
     const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
-    if constexpr (E::kIntegers) {
+    if constexpr (E::kProducts == Products::Pairs) {
+      score_range_pairs<NQ>(blocks_, begin, end, (const Narrow*)x, (a_.kv.head_dim + 1) / 2, d_.scores);
+    } else if constexpr (E::kProducts == Products::Integers) {
       score_range_integers<NQ>(blocks_, begin, end, (const int16_t*)x, s_.padded, d_.factors + q, d_.scores);
     } else {
       score_range<E, NQ>(blocks_, begin, end, x, a_.kv.head_dim, d_.scores);
     }
-    Running part;
-    F32x16::zero().store(part.maximum);
-    F32x16::zero().store(part.sum);
+    alignas(64) float maximum[16] = {}, sum[16] = {};
     float units[NQ] = {};
     for (int i = 0; i < NQ; ++i) {
       if (!(live >> i & 1)) continue;
       float* scores = d_.scores + i * kTile;
-      soften(scores, seen.low[i], seen.high[i], curve_, &part.maximum[i], &part.sum[i]);
-      if constexpr (E::kIntegers)
+      soften<E>(scores, seen.low[i], seen.high[i], curve_, &maximum[i], &sum[i]);
+      if constexpr (E::kProducts == Products::Integers) {
         units[i] =
             narrow_weights(blocks_, seen.low[i] / kBlock, (seen.high[i] + kBlock - 1) / kBlock, s_.padded, scores);
+      }
     }
     Blend blend;
     blend.raw = raw;
     if (raw) {
-      running = part;
+      F32x16::load(maximum).store_partial(d_.raw_running.maximum + at, NQ);
+      F32x16::load(sum).store_partial(d_.raw_running.sum + at, NQ);
     } else {
-      enter(running, part, live, blend);
+      enter(d_.running, at, NQ, F32x16::load(maximum), F32x16::load(sum), live, blend);
     }
     constexpr int kPart = NQ > 6 ? NQ / 2 : NQ;  // values need four registers a query
-    if constexpr (E::kIntegers) clear_unseen(seen, live, NQ, begin, end);
+    if constexpr (E::kProducts == Products::Integers) clear_unseen(seen, live, NQ, begin, end);
     for (int i = 0; i < NQ; i += kPart) {
       Visible half;
       for (int j = 0; j < kPart; ++j) {
@@ -286,7 +304,9 @@ class Worker {
       }
       const float* weights = d_.scores + i * kTile;
       float* sums = state + (int64_t)i * s_.padded;
-      if constexpr (E::kIntegers) {
+      if constexpr (E::kProducts == Products::Pairs) {
+        value_range_pairs<kPart>(blocks_, half, weights, blend, s_.padded, 0, sums);
+      } else if constexpr (E::kProducts == Products::Integers) {
         value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + i, (Mask16)(live >> i), blend,
                                     s_.padded, 0, sums);
       } else {
@@ -300,6 +320,7 @@ class Worker {
   const Desk& d_;
   const Curve curve_;
   TileBlocks<E> blocks_;
+  int rows_ = 0;  // whose queries are on the desk
 };
 
 template <class E>
@@ -311,7 +332,7 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
   header.tail_finishes = false;
   int64_t total = 0, start = 0;
   if (threads > 1) {
-    for (Units it(a, s); !it.at_end(); it.next_rows()) total += cost_of(it.unit(), s) * a.kv.kv_heads;
+    for (Units it(a, s); !it.at_end(); it.next_rows()) total += it.unit().cost * a.kv.kv_heads;
   } else {
     total = INT64_MAX / 4;
   }
@@ -320,20 +341,19 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
   Worker<E> worker(a, s, desk);
   for (Units it(a, s); !it.at_end() && start < to; it.next()) {
     const Unit& u = it.unit();
-    const int64_t cost = cost_of(u, s);
+    const int64_t cost = u.cost;
     if (start + cost > from) {
-      const Share share = share_of(u, s, start, from, to);
+      const Share share = share_of(a, s, u, start, from, to);
       if (share.begin < share.end) {
-        const bool begins = share.begin == u.tile_low(), ends = share.end == u.tile_high();
         Units ahead = it;
         ahead.next();
-        worker.run(u, share, !begins, ahead.unit());
-        if (begins && ends) worker.finish(u);
-        if (begins && !ends) header.head = u;
-        if (!begins) {
+        worker.run(u, share, share.begin > 0, ahead.unit());
+        if (share.is_all) worker.finish(u);
+        if (share.begin == 0 && !share.is_all) header.head = u;
+        if (share.begin > 0) {
           header.tail_begin = share.begin;
           header.tail_end = share.end;
-          header.tail_finishes = ends;
+          header.tail_finishes = share.is_last;
         }
       }
     }
@@ -345,14 +365,14 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
 template <class E>
 void merge(const AttentionArgs& a, const Plan& plan, char* scratch, int thread, int threads) {
   Desk desk, next;
-  const auto at = [&](int t, Desk* d) { lay_out(plan.shape, plan.tiles, scratch + plan.desk_bytes * t, d); };
+  const auto at = [&](int t, Desk* d) { lay_out(plan.shape, plan.raw, scratch + plan.desk_bytes * t, d); };
   at(thread, &desk);
   const Unit u = desk.header->head;
   if (u.rows == 0) return;
   Worker<E> worker(a, plan.shape, desk);
   for (int t = thread + 1; t < threads; ++t) {
     at(t, &next);
-    for (int tile = next.header->tail_begin; tile < next.header->tail_end; ++tile) worker.enter_raw(u, tile, next);
+    worker.enter_raw(u, *next.header, next);
     if (next.header->tail_finishes) break;
   }
   worker.finish(u);
@@ -366,7 +386,7 @@ void run(const AttentionArgs& a, void* scratch, int phase, int thread, int threa
   const Plan plan = plan_of(a, threads);
   if (phase == 1) return merge<E>(a, plan, (char*)scratch, thread, threads);
   Desk desk;
-  lay_out(plan.shape, plan.tiles, (char*)scratch + plan.desk_bytes * thread, &desk);
+  lay_out(plan.shape, plan.raw, (char*)scratch + plan.desk_bytes * thread, &desk);
   compute<E>(a, plan, desk, thread, threads);
 }
 

@@ -82,7 +82,7 @@ inline void store_narrow(I32x16 a, int16_t* p) {
 
 struct IntegerElement {
   using Raw = int8_t;
-  static constexpr bool kIntegers = true;
+  static constexpr Products kProducts = Products::Integers;
 };
 
 // 127 or 32767 quanta to the largest magnitude. A row that is (nearly) zero has the unit 0.

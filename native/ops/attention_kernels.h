@@ -1,4 +1,4 @@
-// The two register-blocked inner loops of attention: queries x positions, and queries x values.
+// The two register-blocked inner loops of attention: queries x positions, and queries x values, here in floats.
 //
 // Numeric definition (no width, tile of registers or number of rows appears in it):
 //   score of a position: one fma chain over the head's dimensions, ascending, on the scaled query;
@@ -27,19 +27,16 @@ constexpr int kAccumulators = 1;
 constexpr int kMaxQueries = 1;
 #endif
 
+enum class Products { Floats, Pairs, Integers };  // here, attention_pairs.h, attention_integers.h
+
 struct HalfElement {
   using Raw = uint16_t;
-  static constexpr bool kIntegers = false;
+  static constexpr Products kProducts = Products::Floats;
   static F32x16 load(const Raw* p) { return F32x16::load_f16(p); }
-};
-struct BrainElement {
-  using Raw = uint16_t;
-  static constexpr bool kIntegers = false;
-  static F32x16 load(const Raw* p) { return F32x16::load_bf16(p); }
 };
 struct SingleElement {
   using Raw = float;
-  static constexpr bool kIntegers = false;
+  static constexpr Products kProducts = Products::Floats;
   static F32x16 load(const Raw* p) { return F32x16::load(p); }
 };
 

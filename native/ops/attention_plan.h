@@ -1,8 +1,13 @@
 // Who computes what: units of attention work, their shares between threads, and the scratch memory of each thread.
 //
-// A unit is (a few rows of one sequence) x (the query heads of one KV head). Threads take contiguous shares of all
-// units by cost. A unit may be cut between threads at a tile border: the later thread stores its tiles raw, and phase 1
-// lets them enter the state in order, so the bits do not depend on where the cut was.
+// A unit is (a few rows) x (the query heads of one KV head). Its rows belong to one sequence, or to several that begin
+// with the same blocks (a common prompt): what lies there is then read once for all of them, and what follows for each
+// sequence alone. So a unit is a list of pieces, each a tile for some of its rows: first the trunk, which all share,
+// then the branches. A row meets its tiles in ascending order, whoever shares them.
+//
+// Threads take contiguous shares of all units by cost. A unit may be cut between threads at a piece's border: the later
+// thread stores its pieces raw, and phase 1 lets them enter the state in order, so the bits do not depend on where the
+// cut was.
 #pragma once
 #include "attention_kernels.h"
 
@@ -10,12 +15,13 @@ namespace legato::LEGATO_ISA {
 namespace {
 
 constexpr int kUnitFloats = 4096;       // scaled queries of a unit stay in the first-level cache
-constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw tiles would be larger is not cut
+constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw pieces would be larger is not cut
 struct Unit {
   int row, rows, kv_head;
   int low, high;  // positions seen by any of its rows: [low, high)
+  int trunk;      // tiles below it are shared by all rows; of one sequence all are
+  int64_t cost;   // in arbitrary units
   int tile_low() const { return low / kTile; }
-  int tile_high() const { return (high + kTile - 1) / kTile; }
 };
 
 struct Shape {
@@ -34,8 +40,69 @@ int first_seen(const AttentionArgs& a, int row) {
   return low > 0 ? low : 0;
 }
 
+int rows_of_one(const AttentionArgs& a, int row, int most) {  // that follow each other in one sequence
+  int n = 1;
+  while (n < most && row + n < a.rows && a.sequences[row + n] == a.sequences[row]) ++n;
+  return n;
+}
+
+constexpr int tiles_until(int position) { return (position + kTile - 1) / kTile; }
+
+// One tile for rows [row, row + rows).
+struct Piece {
+  int tile, row, rows;
+  int low, high;  // positions seen by any of them, in this tile and others
+  int64_t slot;   // queries of the unit's pieces before this one
+};
+
+// The pieces of a unit in their fixed order.
+class Pieces {
+ public:
+  Pieces(const AttentionArgs& a, const Shape& s, const Unit& u)
+      : a_(a), group_(s.group), unit_end_(u.row + u.rows), trunk_(u.trunk) {
+    const int trunk_high = u.trunk * kTile < u.high ? u.trunk * kTile : u.high;
+    piece_ = {u.tile_low(), u.row, u.rows, u.low, trunk_high, 0};
+    end_ = u.trunk;
+    is_trunk_ = true;
+    leave_finished();
+  }
+  bool at_end() const { return piece_.row == unit_end_; }
+  const Piece& piece() const { return piece_; }
+  void next() {
+    piece_.slot += piece_.rows * group_;
+    ++piece_.tile;
+    leave_finished();
+  }
+
+ private:
+  void leave_finished() {
+    while (piece_.tile >= end_ && !at_end()) {
+      if (!is_trunk_) piece_.row += piece_.rows;
+      is_trunk_ = false;
+      if (at_end()) return;
+      piece_.rows = rows_of_one(a_, piece_.row, unit_end_ - piece_.row);
+      piece_.low = first_seen(a_, piece_.row);
+      piece_.high = a_.positions[piece_.row + piece_.rows - 1] + 1;
+      piece_.tile = piece_.low / kTile > trunk_ ? piece_.low / kTile : trunk_;
+      end_ = tiles_until(piece_.high);
+    }
+  }
+
+  const AttentionArgs& a_;
+  const int group_, unit_end_, trunk_;
+  Piece piece_;
+  int end_;
+  bool is_trunk_;
+};
+
+int64_t cost_of(const Piece& p, const Shape& s) {
+  const int from = p.low > p.tile * kTile ? p.low : p.tile * kTile;
+  const int to = p.high < (p.tile + 1) * kTile ? p.high : (p.tile + 1) * kTile;
+  return (int64_t)(to - from) * (8 + p.rows * s.group);
+}
+
 // The units of one call in their fixed order: rows outermost, so that a thread's share of a decode batch is whole
-// sequences.
+// sequences, or groups of them.
 class Units {
  public:
   Units(const AttentionArgs& a, const Shape& s) : a_(a), s_(s) { group_rows(); }
@@ -51,14 +118,47 @@ class Units {
 
  private:
   void group_rows() {
-    int n = 0;
-    const int row = unit_.row;
-    while (n < s_.row_limit && row + n < a_.rows && a_.sequences[row + n] == a_.sequences[row]) ++n;
-    unit_.rows = n;
+    unit_.rows = 0;
     unit_.kv_head = 0;
-    if (n == 0) return;
-    unit_.low = first_seen(a_, row);
-    unit_.high = a_.positions[row + n - 1] + 1;
+    if (unit_.row == a_.rows) return;
+    unit_.rows = rows_of_one(a_, unit_.row, s_.row_limit);
+    unit_.low = first_seen(a_, unit_.row);
+    unit_.high = a_.positions[unit_.row + unit_.rows - 1] + 1;
+    unit_.trunk = tiles_until(unit_.high);
+    bool is_shared = false;
+    while (unit_.rows < s_.row_limit && unit_.row + unit_.rows < a_.rows && join(is_shared)) is_shared = true;
+    unit_.cost = cost(is_shared);
+  }
+
+  // The next sequence's rows join the unit, if most of what is shared already is shared with them too.
+  bool join(bool is_shared) {
+    const int next = unit_.row + unit_.rows, low = first_seen(a_, next), from = (unit_.low < low ? unit_.low : low);
+    const int first = from / kTile, trunk = shared_until(unit_.row, next, first);
+    if (trunk <= first || (is_shared && 2 * (trunk - first) < unit_.trunk - first)) return false;
+    const int rows = rows_of_one(a_, next, s_.row_limit - unit_.rows), high = a_.positions[next + rows - 1] + 1;
+    unit_.rows += rows;
+    unit_.low = from;
+    unit_.high = unit_.high > high ? unit_.high : high;
+    unit_.trunk = trunk < unit_.trunk ? trunk : unit_.trunk;
+    return true;
+  }
+
+  // Tiles [first, result) lie in the same blocks for both rows, whole, and neither row is in them or before them.
+  int shared_until(int row, int other, int first) const {
+    const int32_t* table = a_.block_tables + a_.sequences[row] * a_.table_stride;
+    const int32_t* others = a_.block_tables + a_.sequences[other] * a_.table_stride;
+    const int last = a_.positions[row] < a_.positions[other] ? a_.positions[row] : a_.positions[other];
+    int block = first * kTileBlocks;
+    const int end = (last + 1) / kTile * kTileBlocks;
+    while (block < end && table[block] == others[block]) ++block;
+    return block < end ? block / kTileBlocks : end / kTileBlocks;
+  }
+
+  int64_t cost(bool is_shared) const {
+    if (!is_shared) return (int64_t)(unit_.high - unit_.low) * (8 + unit_.rows * s_.group) + 64;
+    int64_t sum = 64;
+    for (Pieces it(a_, s_, unit_); !it.at_end(); it.next()) sum += cost_of(it.piece(), s_);
+    return sum;
   }
 
   const AttentionArgs& a_;
@@ -66,106 +166,112 @@ class Units {
   Unit unit_{};
 };
 
-// Cost of a unit up to the absolute position `to`, in arbitrary units.
-int64_t cost_up_to(const Unit& u, const Shape& s, int to) {
-  const int seen = to < u.low ? 0 : (to < u.high ? to : u.high) - u.low;
-  return (int64_t)seen * (8 + u.rows * s.group) + (to > u.low ? 64 : 0);
-}
-int64_t cost_of(const Unit& u, const Shape& s) { return cost_up_to(u, s, u.high); }
-
-bool may_cut(const Unit& u, const Shape& s) {
-  return (int64_t)(u.tile_high() - u.tile_low()) * u.rows * s.group * s.padded * 4 <= kCutBytes;
+int64_t queries_of_pieces(const AttentionArgs& a, const Shape& s, const Unit& u) {
+  int64_t sum = 0;
+  for (Pieces it(a, s, u); !it.at_end(); it.next()) sum += it.piece().rows * s.group;
+  return sum;
 }
 
-// Tiles of a unit that the thread with the cost interval [from, to) owns; `start` is the unit's first cost.
+bool may_cut(const AttentionArgs& a, const Shape& s, const Unit& u) {
+  return queries_of_pieces(a, s, u) * s.padded * 4 <= kCutBytes;
+}
+
+// Pieces of a unit that the thread with the cost interval [from, to) owns; `start` is the unit's first cost.
 struct Share {
   int begin, end;
+  bool is_all, is_last;  // of the unit; it holds the unit's last piece
 };
-Share share_of(const Unit& u, const Shape& s, int64_t start, int64_t from, int64_t to) {
-  const int first = u.tile_low(), last = u.tile_high();
-  if (start >= from && start + cost_of(u, s) <= to) return {first, last};
-  if (!may_cut(u, s)) {
-    const int64_t middle = start + cost_of(u, s) / 2;
-    return middle >= from && middle < to ? Share{first, last} : Share{first, first};
+Share share_of(const AttentionArgs& a, const Shape& s, const Unit& u, int64_t start, int64_t from, int64_t to) {
+  if (start >= from && start + u.cost <= to) return {0, INT32_MAX, true, true};
+  if (!may_cut(a, s, u)) {
+    const int64_t middle = start + u.cost / 2;
+    const bool is_all = middle >= from && middle < to;
+    return {0, is_all ? INT32_MAX : 0, is_all, is_all};
   }
-  Share share{last, first};
-  for (int t = first; t < last; ++t) {
-    const int64_t middle = start + (cost_up_to(u, s, t * kTile) + cost_up_to(u, s, (t + 1) * kTile)) / 2;
+  Share share{INT32_MAX, 0, false, false};
+  int index = 0;
+  int64_t cost = start;
+  for (Pieces it(a, s, u); !it.at_end(); it.next(), ++index) {
+    const int64_t before = cost;
+    cost += cost_of(it.piece(), s);
+    const int64_t middle = before + (cost - before) / 2;
     if (middle < from || middle >= to) continue;
-    share.begin = t < share.begin ? t : share.begin;
-    share.end = t + 1;
+    share.begin = index < share.begin ? index : share.begin;
+    share.end = index + 1;
   }
+  share.is_last = share.end == index;
+  share.is_all = share.begin == 0 && share.is_last;
   return share;
 }
-
-// Running softmax of up to 16 queries, a query to a lane.
-struct Running {
-  alignas(64) float maximum[16], sum[16];
-};
 
 // What a thread leaves for phase 1.
 struct Header {
   Unit head;                 // the unit that it began but did not finish; rows == 0: none
-  int tail_begin, tail_end;  // raw tiles of the unit that it entered midway; empty: none
-  bool tail_finishes;        // the last tile of that unit is among them
+  int tail_begin, tail_end;  // raw pieces of the unit that it entered midway; empty: none
+  bool tail_finishes;        // the last piece of that unit is among them
+};
+
+// Running softmax of queries.
+struct Running {
+  float *maximum, *sum;  // [queries]
 };
 
 // One thread's part of the scratch memory.
 struct Desk {
   Header* header;
-  float* queries;        // scaled; per sub-block [head_dim][NQ], as integers [head_dim / 2][NQ][2]
-  float* factors;        // of queries as integers
-  float* state;          // [queries][padded]
-  float* scores;         // [kMaxQueries][kTile]
-  Running* running;      // [sub-blocks]
-  float* raw_state;      // [tiles][queries][padded]
-  Running* raw_running;  // [tiles][sub-blocks]
+  float* queries;  // scaled; per sub-block [head_dim][NQ], as pairs or integers [head_dim / 2][NQ][2]
+  float* factors;  // of queries as integers
+  float* state;    // [queries][padded]
+  float* scores;   // [kMaxQueries][kTile]
+  Running running;
+  float* raw_state;  // [queries of all pieces][padded]
+  Running raw_running;
 };
 
 constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-// The most tiles that a cut unit of this call can have.
-int raw_tiles(const AttentionArgs& a, const Shape& s, int threads) {
+// The most queries that all pieces of a cut unit of this call can have.
+int64_t raw_queries(const AttentionArgs& a, const Shape& s, int threads) {
   if (threads == 1) return 0;
-  int most = 0;
+  int64_t most = 0;
   for (Units it(a, s); !it.at_end(); it.next_rows()) {
-    const int tiles = it.unit().tile_high() - it.unit().tile_low();
-    if (tiles > most && may_cut(it.unit(), s)) most = tiles;
+    const int64_t queries = queries_of_pieces(a, s, it.unit());
+    if (queries > most && queries * s.padded * 4 <= kCutBytes) most = queries;
   }
   return most;
 }
 
-// Sub-blocks of a unit never exceed its queries. Returns the bytes of a desk; sets *desk unless base is null.
-size_t lay_out(const Shape& s, int tiles, char* base, Desk* desk) {
+// Returns the bytes of a desk; sets *desk unless base is null. Maxima and sums are read 16 at a time.
+size_t lay_out(const Shape& s, int64_t raw, char* base, Desk* desk) {
   size_t at = 0;
-  const auto take = [&](size_t bytes) {
+  const auto take = [&](int64_t bytes) {
     char* p = base ? base + at : nullptr;
-    at += align64(bytes);
+    at += align64((size_t)bytes);
     return p;
   };
   Desk d;
   d.header = (Header*)take(sizeof(Header));
-  d.queries = (float*)take(sizeof(float) * s.queries * s.padded);
-  d.factors = (float*)take(sizeof(float) * s.queries);
-  d.state = (float*)take(sizeof(float) * s.queries * s.padded);
-  d.scores = (float*)take(sizeof(float) * kMaxQueries * kTile);
-  d.running = (Running*)take(sizeof(Running) * s.queries);
-  d.raw_state = (float*)take(sizeof(float) * tiles * s.queries * s.padded);
-  d.raw_running = (Running*)take(sizeof(Running) * tiles * s.queries);
+  d.queries = (float*)take(4 * s.queries * s.padded);
+  d.factors = (float*)take(4 * s.queries);
+  d.state = (float*)take(4 * s.queries * s.padded);
+  d.scores = (float*)take(4 * kMaxQueries * kTile);
+  d.running = {(float*)take(4 * (s.queries + 16)), (float*)take(4 * (s.queries + 16))};
+  d.raw_state = (float*)take(4 * raw * s.padded);
+  d.raw_running = {(float*)take(4 * (raw + 16)), (float*)take(4 * (raw + 16))};
   if (desk) *desk = d;
   return at;
 }
 
 struct Plan {
   Shape shape;
-  int tiles;
+  int64_t raw;
   size_t desk_bytes;
 };
 Plan plan_of(const AttentionArgs& a, int threads) {
   Plan p;
   p.shape = shape_of(a);
-  p.tiles = raw_tiles(a, p.shape, threads);
-  p.desk_bytes = lay_out(p.shape, p.tiles, nullptr, nullptr);
+  p.raw = raw_queries(a, p.shape, threads);
+  p.desk_bytes = lay_out(p.shape, p.raw, nullptr, nullptr);
   return p;
 }
 

@@ -13,25 +13,26 @@ inline uint16_t to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-// Up to 16 floats -> 16-bit storage.
-inline void narrow(KvType type, const float* x, int n, uint16_t* out) {
-  if (type == KvType::BF16) {
-    for (int i = 0; i < n; ++i) out[i] = to_bf16(x[i]);
-    return;
+// One head; keys and values begin at its part of the block. Single halves are written: the other thread may be at the
+// position beside this one.
+void write_head_bf16(int64_t dim, int64_t offset, const float* k, const float* v, uint16_t* keys, uint16_t* values) {
+  uint16_t* pair = values + offset / 2 * (2 * ((dim + 15) / 16 * 16)) + offset % 2;
+  for (int64_t d = 0; d < dim; ++d) {
+    keys[d / 2 * (2 * kBlock) + 2 * offset + d % 2] = to_bf16(k[d]);
+    pair[2 * d] = to_bf16(v[d]);
   }
-  uint16_t all[kLanes];
-  F32x16::load_partial(x, n).store_f16(all);
-  for (int i = 0; i < n; ++i) out[i] = all[i];
+  if (dim % 2) keys[dim / 2 * (2 * kBlock) + 2 * offset + 1] = 0;
 }
 
 // keys: [head_dim][16 positions], values: [head_dim]; both begin at the position's offset in the block.
-void write_head_16bit(KvType type, int64_t dim, const float* k, const float* v, uint16_t* keys, uint16_t* values) {
+void write_head_f16(int64_t dim, const float* k, const float* v, uint16_t* keys, uint16_t* values) {
   for (int64_t d = 0; d < dim; d += kLanes) {
     const int n = static_cast<int>(dim - d < kLanes ? dim - d : kLanes);
     uint16_t part[kLanes];
-    narrow(type, k + d, n, part);
+    F32x16::load_partial(k + d, n).store_f16(part);
     for (int i = 0; i < n; ++i) keys[(d + i) * kBlock] = part[i];
-    narrow(type, v + d, n, values + d);
+    F32x16::load_partial(v + d, n).store_f16(part);
+    for (int i = 0; i < n; ++i) values[d + i] = part[i];
   }
 }
 
@@ -89,12 +90,16 @@ void kv_write(const KvLayer& layer, const float* k, const float* v, int64_t slot
     if (layer.type == KvType::I8) {
       const int64_t head = block + h * kv_head_bytes(KvType::I8, dim);
       write_head_int8(dim, offset, k, v, layer.k + head, layer.v + head);
+    } else if (layer.type == KvType::BF16) {
+      const int64_t head = block + h * kv_head_bytes(KvType::BF16, dim);
+      uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + head);
+      write_head_bf16(dim, offset, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + head));
     } else if (layer.type == KvType::F32) {
       float* keys = reinterpret_cast<float*>(layer.k + block) + key;
       write_head_f32(dim, k, v, keys, reinterpret_cast<float*>(layer.v + block) + value);
     } else {
       uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + block) + key;
-      write_head_16bit(layer.type, dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + block) + value);
+      write_head_f16(dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + block) + value);
     }
   }
 }

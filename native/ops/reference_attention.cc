@@ -32,9 +32,10 @@ double element(KvType type, const uint8_t* data, int64_t index) {
 // Element (position, dimension) of a KV head's block of K or V.
 double kv_element(const KvLayer& kv, bool is_key, const uint8_t* block, int64_t head, int64_t position, int64_t d) {
   const uint8_t* data = block + head * kv_head_bytes(kv.type, kv.head_dim);
-  if (kv.type != KvType::I8) return element(kv.type, data, is_key ? d * kBlock + position : position * kv.head_dim + d);
   const int64_t padded = (kv.head_dim + 15) / 16 * 16;
   const int64_t at = is_key ? (d / 2 * kBlock + position) * 2 + d % 2 : (position / 2 * padded + d) * 2 + position % 2;
+  if (kv.type == KvType::BF16) return element(kv.type, data, at);
+  if (kv.type != KvType::I8) return element(kv.type, data, is_key ? d * kBlock + position : position * kv.head_dim + d);
   return (int8_t)data[at] * element(KvType::F32, data + padded * kBlock, position);
 }
 
@@ -53,20 +54,22 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   for (int64_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(q[d]));
   // Of 16-bit queries and weights: half a unit each.
   const double rounding = kv.type == KvType::I8 ? 0.5001 / 32767 : 0;
+  const double narrow = kv.type == KvType::BF16 ? 0x1.02p-9 : 0;  // of queries and weights rounded to bf16, relative
   std::vector<Score> scores;
   double greatest = -INFINITY, error = 0;
   for (int p = first; p <= position; ++p) {
     const uint8_t* block = kv.k + table[p / kBlock] * kv.block_stride;
     Score s{0, 0};
-    double squares = 0, sizes = 0;
+    double squares = 0, sizes = 0, products = 0;
     for (int64_t d = 0; d < dim; ++d) {
       const double key = kv_element(kv, true, block, kv_head, p % kBlock, d), product = q[d] * key * a.scale;
       sizes += std::fabs(key);
       s.value += product;
       squares += product * product;
+      products += std::fabs(product);
     }
     // A chain of dim roundings, each at most eps of a partial sum that grows like a random walk, added like one.
-    s.error = 4 * eps * std::sqrt((double)dim * squares) + rounding * largest * sizes * a.scale;
+    s.error = 4 * eps * std::sqrt((double)dim * squares) + rounding * largest * sizes * a.scale + narrow * products;
     if (a.softcap > 0) {
       s.value = a.softcap * std::tanh(s.value / a.softcap);
       s.error += 32 * eps * std::fabs(s.value);
@@ -95,7 +98,7 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   }
   // A weight's relative error: that of its exponent, the exponential's, and the roundings of the two sums. The
   // maximum's error is in every weight and so in none.
-  const double relative = error + eps * (24 + 2 * std::sqrt((double)scores.size()));
+  const double relative = error + 2 * narrow + eps * (24 + 2 * std::sqrt((double)scores.size()));
   double units = 0;  // each of a tile's 128 weights may be off by half a unit, of values up to 127
   for (const double most : largest_of_tile) units += most * rounding * 127 * 128;
   for (int64_t d = 0; d < dim; ++d) {

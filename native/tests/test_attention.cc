@@ -1,5 +1,7 @@
 // Attention: against the double-precision reference with its derived bound, and bit for bit against itself however
 // the same rows are batched, chunked and shared among threads, on every instruction set. Unused memory holds NaN.
+// Sequences that begin with the same blocks are computed together where they share a tile: in chunks of one row they
+// are alone.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -23,6 +25,12 @@ struct Case {
   int heads, kv_heads, head_dim, window;
   float softcap;
   std::vector<std::pair<int, int>> sequences;  // (context before this step, new rows)
+  std::vector<std::pair<int, int>> beginnings =
+      {};  // of sequence i: (an earlier one, its positions that i begins with)
+
+  int begun(size_t sequence) const {  // whole blocks
+    return sequence < beginnings.size() ? beginnings[sequence].second / kBlock * kBlock : 0;
+  }
 };
 
 uint16_t to_half(float x) {  // rounding does not matter here: the reference reads what was stored
@@ -42,10 +50,10 @@ struct Scene {
 
   Scene(const Case& c, unsigned seed) : c(c) {
     std::mt19937 random(seed);
-    for (const auto& [context, rows] : c.sequences) {
-      const int needed = (context + rows + kBlock - 1) / kBlock;
+    for (size_t s = 0; s < c.sequences.size(); ++s) {
+      const int needed = (c.sequences[s].first + c.sequences[s].second + kBlock - 1) / kBlock;
       stride = std::max<int64_t>(stride, needed);
-      blocks += needed;
+      blocks += needed - c.begun(s) / kBlock;
     }
     blocks += 3;
     std::vector<int32_t> order((size_t)blocks);
@@ -59,7 +67,10 @@ struct Scene {
     std::normal_distribution<float> normal;
     for (size_t s = 0; s < c.sequences.size(); ++s) {
       const int end = c.sequences[s].first + c.sequences[s].second;
-      for (int p = 0; p < end; ++p) {
+      for (int b = 0; b < c.begun(s) / kBlock; ++b) {
+        tables[s * (size_t)stride + (size_t)b] = tables[(size_t)(c.beginnings[s].first * stride + b)];
+      }
+      for (int p = c.begun(s); p < end; ++p) {
         if (p % kBlock == 0) tables[s * (size_t)stride + (size_t)(p / kBlock)] = order[next++];
         const int64_t block = tables[s * (size_t)stride + (size_t)(p / kBlock)];
         for (int h = 0; h < c.kv_heads; ++h) {
@@ -69,10 +80,10 @@ struct Scene {
             continue;
           }
           for (int d = 0; d < c.head_dim; ++d) {
-            const int64_t base = (block * c.kv_heads + h) * c.head_dim * kBlock;
-            put(k, base + d * kBlock + p % kBlock, normal(random));
-            put(v, base + p % kBlock * c.head_dim + d, normal(random));
+            put(k, place(true, block, h, p % kBlock, d), normal(random));
+            put(v, place(false, block, h, p % kBlock, d), normal(random));
           }
+          if (c.type == KvType::BF16 && c.head_dim % 2) put(k, place(true, block, h, p % kBlock, c.head_dim), 0);
         }
       }
       for (int p = c.sequences[s].first; p < end; ++p) {
@@ -82,6 +93,16 @@ struct Scene {
     }
     q.resize(positions.size() * (size_t)(c.heads * c.head_dim));
     for (float& x : q) x = normal(random);
+  }
+
+  // Where an element lies in k or v.
+  int64_t place(bool is_key, int64_t block, int head, int at, int64_t d) const {
+    const int64_t padded = (c.head_dim + 15) / 16 * 16;
+    if (c.type == KvType::BF16) {
+      return (block * c.kv_heads + head) * padded * kBlock +
+             (is_key ? (d / 2 * 16 + at) * 2 + d % 2 : (at / 2 * padded + d) * 2 + at % 2);
+    }
+    return (block * c.kv_heads + head) * c.head_dim * kBlock + (is_key ? d * kBlock + at : at * c.head_dim + d);
   }
 
   // Random integers and a scale; the padding keeps its 0xff.
@@ -209,11 +230,41 @@ int main() {
     check({t + "many heads, one kv", type, 14, 2, 64, 0, 0, {{100, 37}, {255, 1}}});
     check({t + "multi query", type, 71, 1, 16, 64, 0, {{100, 9}, {255, 1}}});
     check({t + "window of one", type, 3, 3, 32, 1, 0, {{0, 30}, {128, 4}}});
+    check({t + "a common prompt",
+           type,
+           9,
+           3,
+           64,
+           0,
+           0,
+           {{520, 1}, {515, 1}, {700, 1}, {511, 1}, {530, 2}, {512, 1}, {640, 30}, {600, 1}},
+           {{0, 0}, {0, 512}, {0, 500}, {0, 511}, {2, 512}, {0, 512}, {4, 512}, {4, 512}}});
+    check({t + "common prompts, window",
+           type,
+           4,
+           1,
+           48,
+           200,
+           0,
+           {{400, 1}, {450, 1}, {300, 1}, {420, 3}, {400, 1}, {600, 2}, {400, 1}, {403, 1}},
+           {{0, 0}, {0, 384}, {0, 256}, {0, 384}, {0, 0}, {4, 390}, {5, 256}, {6, 400}}});
     check({t + "dimension 1 and 17", type, 3, 1, 17, 0, 0, {{0, 30}, {128, 4}}});
   }
   check({"long context", KvType::F16, 9, 3, 64, 0, 0, {{4000, 1}, {2999, 5}, {130, 3}}});
   check({"long context of integers", KvType::I8, 9, 3, 64, 0, 0, {{4000, 1}, {2999, 5}, {130, 3}}});
   check({"long window", KvType::BF16, 4, 1, 128, 512, 0, {{3000, 40}, {2047, 1}}});
+  std::mt19937 random(5);  // trees of prompts
+  for (int i = 0; i < 12; ++i) {
+    Case c{"tree " + std::to_string(i), types[i % 4], 6, i % 3 + 1, 32 * (i % 2 + 1), i % 5 == 4 ? 150 : 0, 0, {}};
+    if (c.heads % c.kv_heads) c.kv_heads = 2;
+    for (int s = 0; s < 20; ++s) {
+      const int context = (int)(random() % 600), before = s ? (int)(random() % (unsigned)s) : 0;
+      const auto& [other, rows] = c.sequences.empty() ? std::pair{0, 0} : c.sequences[(size_t)before];
+      c.beginnings.push_back({before, random() % 4 ? std::min(context, other + rows) : 0});
+      c.sequences.push_back({context, random() % 3 ? 1 : 1 + (int)(random() % 9)});
+    }
+    check(c);
+  }
   if (failures == 0) std::printf("ok\n");
   return failures != 0;
 }

@@ -146,7 +146,9 @@ uint16_t nearest_half(float f) {
 // Every slot is written, then every element of the cache is compared.
 void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& same, std::vector<uint8_t>& first) {
   const int64_t blocks = 3, row = int64_t{kv_heads} * head_dim, size = type == KvType::F32 ? 4 : 2;
-  const int64_t stride = kBlock * row * size + 64;  // a gap behind each block
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  const bool in_pairs = type == KvType::BF16;
+  const int64_t stride = kv_heads * kv_head_bytes(type, head_dim) + 64;  // a gap behind each block
   std::vector<uint8_t> keys(static_cast<size_t>(blocks * stride), 0xab), values = keys;
   const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
   const auto element = [&](const std::vector<uint8_t>& cache, int64_t slot, int64_t index, float f) {
@@ -164,16 +166,21 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
     bool right = true;
     for (int64_t h = 0; h < kv_heads; ++h) {
       for (int64_t d = 0; d < head_dim; ++d) {
-        const int64_t offset = slot % kBlock, i = h * head_dim + d;
-        right = right && element(keys, slot, i * kBlock + offset, key[static_cast<size_t>(i)]);
-        right = right && element(values, slot, (h * kBlock + offset) * head_dim + d, value[static_cast<size_t>(i)]);
+        const int64_t offset = slot % kBlock, i = h * head_dim + d, head = h * padded * kBlock;
+        const int64_t at = in_pairs ? head + (d / 2 * 16 + offset) * 2 + d % 2 : i * kBlock + offset;
+        const int64_t value_at =
+            in_pairs ? head + (offset / 2 * padded + d) * 2 + offset % 2 : (h * kBlock + offset) * head_dim + d;
+        right = right && element(keys, slot, at, key[static_cast<size_t>(i)]);
+        right = right && element(values, slot, value_at, value[static_cast<size_t>(i)]);
+        if (in_pairs && head_dim % 2 && d + 1 == head_dim) right = right && element(keys, slot, at + 1, 0.0f);
       }
     }
     check(right, std::string(k.isa) + " kv_write");
   }
   int64_t untouched = 0;
   for (const uint8_t byte : keys) untouched += byte == 0xab;
-  check(untouched >= blocks * stride - 5 * row * size, std::string(k.isa) + " kv_write touches other slots");
+  const int64_t behind = in_pairs && head_dim % 2 ? kv_heads : 0;  // a zero behind each head's keys
+  check(untouched >= blocks * stride - 5 * (row + behind) * size, std::string(k.isa) + " kv_write touches other slots");
   keys.insert(keys.end(), values.begin(), values.end());
   if (first.empty()) first = keys;
   same = same && keys == first;

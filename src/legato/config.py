@@ -143,7 +143,9 @@ class EngineConfig:
         None, "size of the KV cache; default: a share of free memory", unit="bytes"
     )
     kv_cache_memory_share: float = flag(0.3, "share of free memory for the KV cache")
-    kv_cache_dtype: str = flag("auto", "storage of keys and values", choices=KV_CACHE_DTYPES)
+    kv_cache_dtype: str = flag(
+        "auto", "storage of keys and values; auto: bfloat16", choices=KV_CACHE_DTYPES
+    )
     enable_prefix_caching: bool = flag(True, "reuse the KV of equal prefixes")
     quantization: str = flag("none", "quantise 16/32-bit weights on loading", choices=QUANTIZATIONS)
     load_cache: str = flag(
@@ -201,7 +203,7 @@ class EngineConfig:
 
     @property
     def resolved_kv_cache_dtype(self) -> str:
-        return "float16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
+        return "bfloat16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
 
     def resolved_kv_cache_memory(self) -> int:
         """Bytes; asks the system for free memory unless the size was given."""

@@ -88,6 +88,12 @@ class Plan:
     prompt_left: int = 0
     num_decode_rows: int = 0
     num_prompt_tokens: int = 0
+    sum_positions: int = 0  # of the prompts' tokens
+
+    @property
+    def depth(self) -> int:
+        """The mean position of the prompts' tokens."""
+        return self.sum_positions // max(self.num_prompt_tokens, 1)
 
     def add(self, sequence: Sequence) -> None:
         """As many pending tokens of the sequence as fit; possibly none."""
@@ -100,6 +106,7 @@ class Plan:
             self.tokens_left -= part.count
             self.prompt_left -= part.count
             self.num_prompt_tokens += part.count
+            self.sum_positions += part.count * (sequence.num_computed + part.count // 2)
             self.rows_left -= part.num_rows
 
     def add_draft(self, sequence: Sequence, draft: list[int]) -> None:
@@ -220,7 +227,10 @@ class Scheduler:
         decoding = plan.num_decode_rows
         if decoding:
             most = min(len(self.running) + len(self.waiting), self.max_sequences)
-            plan.prompt_left = self.pace.prompt_tokens(decoding, most - decoding, plan.tokens_left)
+            depth = next((s.num_computed for s in self.running if s.num_pending > 1), 0)
+            plan.prompt_left = self.pace.prompt_tokens(
+                decoding, most - decoding, plan.tokens_left, depth
+            )
         for sequence in self.running:
             if plan.prompt_left and sequence.num_pending > 1:
                 plan.add(sequence)
@@ -331,8 +341,9 @@ class Scheduler:
 
     def ran(self, seconds: float) -> None:
         """The step that was planned last took so long."""
+        plan = self._last
         seconds -= self._drafting
-        self.pace.learn(self._last.num_decode_rows, self._last.num_prompt_tokens, seconds)
+        self.pace.learn(plan.num_decode_rows, plan.num_prompt_tokens, seconds, plan.depth)
 
     def computed(self, part: Part) -> None:
         """The step has run: counts the part's tokens, whose blocks others may now use."""

@@ -137,6 +137,27 @@ def test_in_a_batch_of_64(name: str, threads: int) -> None:
     compare(name, Run(loaded(name, threads)).serve(make_requests()))
 
 
+def test_beside_others_with_the_same_beginning(name: str) -> None:
+    """What lies in the same blocks is computed for all of them at once."""
+    source = random.Random(6)
+    common = [source.randrange(40_000) for _ in range(270)]
+    requests = [
+        Request(
+            id=str(index),
+            prompt_token_ids=common[: 270 - index % 3]
+            + [source.randrange(40_000) for _ in range(1 + 9 * index % 40)],
+            params=SamplingParams(max_tokens=OUTPUT, temperature=0.8, seed=500 + index),
+        )
+        for index in range(20)
+    ]
+    together = Run(loaded(name, 2)).serve(requests)
+    assert together.engine.stats().cached_tokens >= 19 * 256
+    for request in requests[:6]:
+        alone = Run(loaded(name, 1)).serve([request])
+        assert alone.tokens[request.id] == together.tokens[request.id]
+        assert alone.hashes_of(request) == together.hashes_of(request)
+
+
 @pytest.mark.parametrize("chunk", [3, 16, 100])
 def test_in_chunks(name: str, chunk: int) -> None:
     run = Run(loaded(name, 2), max_num_batched_tokens=chunk)

@@ -1,7 +1,8 @@
 """Pace: what steps take, learned from those that ran.
 
 A step of decodes takes what steps with about as many rows took lately; a prompt's chunk adds so much
-for each of its tokens. Both decide about speed only: no number depends on them.
+for each of its tokens, more the more context these see. Both decide about speed only: no number
+depends on them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ STALE = 1000
 ASSUMED_FIXED_ROWS = 8
 """Before it was measured: a step's fixed cost is that of so many rows."""
 
-LEAST_CHUNK = 16
+LEAST_CHUNK = 4
 """Tokens of a prompt which every step may take."""
 
 TELLING_CHUNK = 4
 """Tokens of a prompt from which a step tells what one of them adds."""
+
+
+SHALLOW = 512
+"""Tokens of context up to which they hardly change what a token of a prompt takes."""
 
 
 class Mean:
@@ -45,11 +50,14 @@ class Pace:
     def __init__(self, target: float | None = None) -> None:
         self._target = target
         self._means: dict[int, Mean] = {}  # by the number of bits of the number of rows
-        self._token: float | None = None  # seconds that one token of a prompt adds
+        # Seconds that one token of a prompt adds, by the number of bits of SHALLOWs before it.
+        self._tokens: dict[int, float] = {}
         self._now = 0
 
-    def learn(self, rows: int, prompt_tokens: int, seconds: float) -> None:
-        """A step with ``rows`` decode rows (drafts among them) and chunks of prompts has run."""
+    def learn(self, rows: int, prompt_tokens: int, seconds: float, depth: int = 0) -> None:
+        """A step with ``rows`` decode rows (drafts among them) and chunks of prompts has run.
+
+        ``depth``: the mean position of the prompts' tokens."""
         if prompt_tokens == 0:
             self._now += 1
             kind = rows.bit_length()
@@ -61,8 +69,9 @@ class Pace:
         elif prompt_tokens >= TELLING_CHUNK:
             alone = self.seconds(rows) if rows else 0.0
             each = max(seconds - (alone or 0.0), 0.1 * seconds) / prompt_tokens
-            old = self._token
-            self._token = each if old is None else old + WEIGHT * (min(each, OUTLIER * old) - old)
+            kind = (depth // SHALLOW).bit_length()
+            old = self._tokens.get(kind, each)
+            self._tokens[kind] = old + WEIGHT * (min(each, OUTLIER * old) - old)
 
     def seconds(self, rows: int) -> float | None:
         """What a step of so many decode rows takes; None before any was seen."""
@@ -89,13 +98,22 @@ class Pace:
         added = (wider.seconds - base.seconds) / (wider.rows - base.rows)
         return max(added, 0.0) / base.seconds
 
-    def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
-        """How many tokens of prompts a step may take in while ``decoding`` sequences decode.
+    def token(self, depth: int) -> float | None:
+        """Seconds that a prompt's token at this position adds; None before any was seen."""
+        kind = (depth // SHALLOW).bit_length()
+        if not self._tokens:
+            return None
+        near = min(self._tokens, key=lambda known: abs(known - kind))
+        return self._tokens[near] * 2.0 ** max(kind - near, 0)  # attention alone would be so much
+
+    def prompt_tokens(self, decoding: int, entering: int, most: int, depth: int = 0) -> int:
+        """How many tokens of prompts, the first at position ``depth``, a step may take in while
+        ``decoding`` sequences decode.
 
         The more enter for each that decodes, the longer it may take: they wait, too.
         """
-        alone = self.seconds(decoding)
-        if self._target is None or alone is None or self._token is None:
+        alone, token = self.seconds(decoding), self.token(depth)
+        if self._target is None or alone is None or token is None:
             return most
         room = self._target * max(1.0, entering / decoding) - alone
-        return min(most, max(LEAST_CHUNK, int(room / self._token)))
+        return min(most, max(LEAST_CHUNK, int(room / token)))

@@ -181,10 +181,11 @@ def context_length(config: EngineConfig, spec: ModelSpec) -> int:
 
 
 def head_bytes(head_dim: int, dtype: str) -> int:
-    """Of one position's keys, or values: integers are padded and have a float scale."""
+    """Of one position's keys, or values: what lies in pairs is padded, integers have a float scale."""
+    padded = -(-head_dim // 16) * 16
     if dtype == "int8":
-        return -(-head_dim // 16) * 16 + 4
-    return head_dim * ELEMENT_BYTES[dtype]
+        return padded + 4
+    return (padded if dtype == "bfloat16" else head_dim) * ELEMENT_BYTES[dtype]
 
 
 def bytes_per_block(config: EngineConfig, spec: ModelSpec) -> int:

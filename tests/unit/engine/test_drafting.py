@@ -217,10 +217,23 @@ def test_a_target_bounds_the_step() -> None:
     assert slow.prompt_tokens(4, 1, 512) == LEAST_CHUNK
 
 
+def test_tokens_that_see_more_context_take_longer() -> None:
+    pace = Pace(target=0.030)
+    for _ in range(60):
+        pace.learn(4, 0, 0.010)
+        pace.learn(4, 100, 0.110, depth=100)
+    assert pace.prompt_tokens(4, 1, 512, depth=500) == pytest.approx(20, abs=1)
+    assert pace.prompt_tokens(4, 1, 512, depth=600) == pytest.approx(10, abs=1)  # not seen yet
+    assert pace.prompt_tokens(4, 1, 512, depth=9000) == LEAST_CHUNK
+    pace.learn(4, 10, 0.040, depth=9000)
+    assert pace.prompt_tokens(4, 1, 512, depth=9000) == 6
+    assert pace.prompt_tokens(4, 1, 512, depth=100) == pytest.approx(20, abs=1)
+
+
 def test_a_prompt_enters_in_chunks_that_decoding_can_wait_for() -> None:
     class Paced(Costs):
-        def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
-            assert (decoding, entering) == (2, 1)
+        def prompt_tokens(self, decoding: int, entering: int, most: int, depth: int = 0) -> int:
+            assert (decoding, entering) == (2, 1) and depth % 7 == 0
             return 7
 
     program = FakeProgram(64)

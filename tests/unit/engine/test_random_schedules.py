@@ -66,7 +66,7 @@ class Free(Pace):
     def seconds(self, rows: int) -> float:
         return 10.0
 
-    def prompt_tokens(self, decoding: int, entering: int, most: int) -> int:
+    def prompt_tokens(self, decoding: int, entering: int, most: int, depth: int = 0) -> int:
         return min(most, self._chunk)
 
 
