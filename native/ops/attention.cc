@@ -106,13 +106,15 @@ class Worker {
  public:
   Worker(const AttentionArgs& a, const Shape& s, const Desk& d) : a_(a), s_(s), d_(d), curve_(curve_of(a)) {
     // Addresses to fetch ahead need not be right, but should be mapped.
-    for (int b = 0; b < kTileBlocks; ++b) blocks_.ahead[b] = blocks_.v[b] = (const Raw*)a.kv.k;
+    for (int b = 0; b < kTileBlocks; ++b) {
+      blocks_.k[b] = blocks_.v[b] = next_[b] = branch_k_[b] = branch_v_[b] = (const Raw*)a.kv.k;
+    }
   }
 
   // Pieces [share.begin, share.end) of a unit; raw: each is stored apart, for phase 1. `ahead` is the unit after.
   void run(const Unit& u, const Share& share, bool raw, const Unit& ahead) {
     if (!raw) clear(u.rows * s_.group);
-    int index = 0, row = -1;
+    int index = 0, row = -1, branch = share.is_last && u.is_shared() ? u.row : u.row + u.rows;
     for (Pieces it(a_, s_, u); !it.at_end() && index < share.end; ++index) {
       const Piece piece = it.piece();
       it.next();
@@ -121,13 +123,16 @@ class Worker {
       row = piece.row;
       find_blocks(piece, u.kv_head, blocks_.k, blocks_.v);
       if (!it.at_end() && index + 1 < share.end) {
-        find_blocks(it.piece(), u.kv_head, blocks_.ahead, nullptr);
+        find_blocks(it.piece(), u.kv_head, next_, nullptr);
       } else if (ahead.rows > 0) {
-        find_blocks(Pieces(a_, s_, ahead).piece(), ahead.kv_head, blocks_.ahead, nullptr);
+        find_blocks(Pieces(a_, s_, ahead).piece(), ahead.kv_head, next_, nullptr);
       }
       const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
       for (int q = 0, n; q < piece.rows * s_.group; q += n) {
         n = sub_block(piece.rows * s_.group - q);
+        blocks_.beside = blocks_.v;
+        blocks_.ahead = next_;
+        if (q > 0 && piece.tile < u.trunk) branch = fetch_branch(u, branch);
         with_size(n, [&](auto size) { one<size.value>(piece, q, raw ? piece.slot + q : first + q, raw); });
       }
     }
@@ -219,6 +224,18 @@ class Worker {
       k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block + head);
       if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block + head);
     }
+  }
+
+  // While many queries read a tile of the trunk, memory has time for the branches: has the first tile of the one that
+  // begins with row `branch` fetched next, if there is one; returns the row after it.
+  int fetch_branch(const Unit& u, int branch) {
+    const int end = u.row + u.rows;
+    if (branch >= end) return branch;
+    const int rows = rows_of_one(a_, branch, end - branch), high = a_.positions[branch + rows - 1] + 1;
+    find_blocks({u.trunk, branch, rows, first_seen(a_, branch), high, 0}, u.kv_head, branch_k_, branch_v_);
+    blocks_.beside = branch_k_;
+    blocks_.ahead = branch_v_;
+    return branch + rows;
   }
 
   Visible visible(const Piece& piece, int q, int n) const {
@@ -320,6 +337,7 @@ class Worker {
   const Desk& d_;
   const Curve curve_;
   TileBlocks<E> blocks_;
+  const Raw *next_[kTileBlocks], *branch_k_[kTileBlocks], *branch_v_[kTileBlocks];
   int rows_ = 0;  // whose queries are on the desk
 };
 

@@ -130,7 +130,7 @@ inline void score_integers(const TileBlocks<IntegerElement>& tile, int block, co
 #pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) {
       key[b] = Pairs::load(tile.k[block + b] + d * kBlock);
-      if constexpr (waits_for_memory(NQ)) fetch(tile.v[block + b] + d * kBlock);
+      if constexpr (waits_for_memory(NQ)) fetch(tile.beside[block + b] + d * kBlock);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {

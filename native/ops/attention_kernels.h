@@ -47,14 +47,15 @@ inline F32x16 load_first(const typename E::Raw* p, int n) {  // reads n elements
   return E::load(copy);
 }
 
-// The blocks of one tile for one KV head; only those that hold visible positions are set. With few queries the loops
-// wait for memory, so while K is read V is fetched, and while V is read the K of the tile to come (`ahead`): blocks of
-// K and V have one size, so each load fetches what lies at its own offset in the other.
+// The blocks of one tile for one KV head; only those that hold visible positions are set. The loops may wait for
+// memory, so while K is read something else is fetched (`beside`: mostly V), and while V is read too (`ahead`: mostly
+// the K of the tile to come): blocks of K and V have one size, so each load fetches what lies at its own offset in the
+// other.
 template <class E>
 struct TileBlocks {
-  const typename E::Raw* k[kTileBlocks];  // [head_dim][16]
-  const typename E::Raw* v[kTileBlocks];  // [16][head_dim]
-  const typename E::Raw* ahead[kTileBlocks];
+  const typename E::Raw* k[kTileBlocks];                // [head_dim][16]
+  const typename E::Raw* v[kTileBlocks];                // [16][head_dim]
+  const typename E::Raw *const *beside, *const *ahead;  // [kTileBlocks]
 };
 
 constexpr bool waits_for_memory(int queries) { return queries <= 4; }
@@ -77,10 +78,10 @@ constexpr int blocks_at_once(int queries) {  // a power of two, queries * blocks
 template <class E, int NQ, int NB>
 inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, int head_dim, float* scores) {
   F32x16 sum[NQ][NB];
-  const typename E::Raw *k[NB], *v[NB];
+  const typename E::Raw *k[NB], *beside[NB];
   for (int b = 0; b < NB; ++b) {
     k[b] = tile.k[block + b];
-    v[b] = tile.v[block + b];
+    beside[b] = tile.beside[block + b];
     for (int i = 0; i < NQ; ++i) sum[i][b] = F32x16::zero();
   }
   for (int d = 0; d < head_dim; ++d, q += NQ) {
@@ -88,7 +89,7 @@ inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, i
 #pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) {
       key[b] = E::load(k[b] + d * kBlock);
-      if constexpr (waits_for_memory(NQ)) fetch(v[b] + d * kBlock);
+      if constexpr (waits_for_memory(NQ)) fetch(beside[b] + d * kBlock);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {

@@ -120,7 +120,7 @@ inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const N
 #pragma GCC unroll 8
       for (int b = 0; b < NB; ++b) {
         key[b] = Factor::load(tile.k[block + b] + p * 2 * kBlock, turn);
-        if (turn == 0) fetch(tile.v[block + b] + p * 2 * kBlock);
+        if (turn == 0) fetch(tile.beside[block + b] + p * 2 * kBlock);
       }
 #pragma GCC unroll 12
       for (int i = 0; i < NQ; ++i) {

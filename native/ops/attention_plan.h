@@ -22,6 +22,7 @@ struct Unit {
   int trunk;      // tiles below it are shared by all rows; of one sequence all are
   int64_t cost;   // in arbitrary units
   int tile_low() const { return low / kTile; }
+  bool is_shared() const { return trunk * kTile < high; }  // by several sequences, of which some have more
 };
 
 struct Shape {
