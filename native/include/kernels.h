@@ -34,8 +34,8 @@ enum class KvType : int32_t { F16, BF16, F32, I8 };
 
 // One layer of the paged cache.
 //   K: [block][kv_head][head_dim][16 positions]   V: [block][kv_head][16 positions][head_dim]
-// Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of an
-// odd head_dim have one zero behind them; what lies in the rest of the padding is never used):
+// Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of
+// an odd head_dim have one zero behind them; what lies in the rest of the padding is never used):
 //   K: [block][kv_head][D/2][16 positions][2]     V: [block][kv_head][8 pairs of positions][D][2]
 // I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else (what lies in
 // the padding is never used):
