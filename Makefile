@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: serve test check format bench bench-peers bench-scaling clean
+.PHONY: serve test check sanitize format bench bench-peers bench-scaling clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/legato serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
@@ -22,6 +22,10 @@ check: $(VENV)/.check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/unit/test_rooms.py
 	@find native -name '*.cc' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
+sanitize: $(VENV)/.serve
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/sanitize.sh
 
 format: $(VENV)/.check
 	@$(BIN)/ruff format src tests benchmarks examples scripts

@@ -18,6 +18,7 @@ void fill(Kernels&);
 namespace avx2 {
 void fill(Kernels&);
 }
+#if !defined(LEGATO_NO_AVX512)
 namespace avx512 {
 void fill(Kernels&);
 }
@@ -27,6 +28,7 @@ void fill(Kernels&);
 namespace avx512_bf16 {
 void fill(Kernels&);
 }
+#endif
 #endif
 
 namespace {
@@ -40,9 +42,9 @@ constexpr Isa kIsas[] = {
     {"scalar", scalar::fill},
 #if defined(__x86_64__)
     {"avx2", avx2::fill},
-    {"avx512", avx512::fill},
-    {"avx512_vnni", avx512_vnni::fill},
-    {"avx512_bf16", avx512_bf16::fill},
+#if !defined(LEGATO_NO_AVX512)
+    {"avx512", avx512::fill}, {"avx512_vnni", avx512_vnni::fill}, {"avx512_bf16", avx512_bf16::fill},
+#endif
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
@@ -81,7 +83,7 @@ int count_supported() { return 1; }
 #endif
 
 int supported() {
-  static const int count = count_supported();
+  static const int count = count_supported() < kIsaCount ? count_supported() : kIsaCount;
   return count;
 }
 

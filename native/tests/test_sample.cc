@@ -41,7 +41,7 @@ struct Answer {
   bool operator==(const Answer& o) const {
     return result.token == o.result.token && result.rank == o.result.rank && ids == o.ids &&
            std::memcmp(&result.logprob, &o.result.logprob, 4) == 0 &&
-           std::memcmp(logprobs.data(), o.logprobs.data(), logprobs.size() * 4) == 0;
+           (logprobs.empty() || std::memcmp(logprobs.data(), o.logprobs.data(), logprobs.size() * 4) == 0);
   }
 };
 
