@@ -7,7 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: serve test check sanitize format bench bench-peers bench-scaling clean
+MINUTES ?= 5
+
+.PHONY: serve test check sanitize format soak bench bench-peers bench-scaling clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/legato serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
@@ -31,6 +33,10 @@ format: $(VENV)/.check
 	@$(BIN)/ruff format src tests benchmarks examples scripts
 	@$(BIN)/ruff check --fix src tests benchmarks examples scripts
 	@find native -name '*.cc' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+# Everything at once against a server; CI has a minute of it in its tests.
+soak: $(VENV)/.test
+	@$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/.serve
 	@$(BIN)/python benchmarks/floor.py $(ARGS)

@@ -195,6 +195,13 @@ bool Program::Team::populate() {
   return false;
 }
 
+KvPool Program::kv_pool() {
+  if (kv_layers_.empty()) refuse("kv_blocks", "there is no KV cache");
+  const KvLayer& first = kv_layers_.front();
+  const int64_t piece = first.v - first.k;
+  return {kv_memory_->data(), first.blocks, 2 * piece * static_cast<int64_t>(kv_layers_.size()), first.block_stride};
+}
+
 // --- checks ----------------------------------------------------------------------------------------------------
 
 const Program::Buffer& Program::buffer_at(const char* name, int index) const {

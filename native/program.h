@@ -48,6 +48,11 @@ class Meter {
   Clock::time_point last_;
 };
 
+struct KvPool {  // [blocks][bytes], a block every `stride` bytes
+  uint8_t* data;
+  int64_t blocks, bytes, stride;
+};
+
 struct StepOutput {  // for each of the R logit rows
   std::vector<int32_t> tokens, ranks;
   std::vector<float> logprobs;
@@ -76,7 +81,9 @@ class Program {
   std::span<const uint8_t> packed(int matrix) const;  // what packed_matrix takes
   int rope_table(int inverse_frequencies, float scale);
   void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
+  KvPool kv_pool();  // for whoever keeps blocks; between steps only
   int64_t weight_bytes() const { return weight_bytes_; }
+  int matrix_count() const { return static_cast<int>(matrices_.size()); }
   int64_t kv_bytes_reserved() const { return kv_memory_ ? static_cast<int64_t>(kv_memory_->size()) : 0; }
 
   // --- operators: src/legato/_native.pyi says what they do ---

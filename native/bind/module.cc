@@ -162,6 +162,13 @@ nb::object packed(nb::handle program, int matrix) {
   return view_of(bytes.data(), bytes.size(), program);
 }
 
+// Writable: [blocks][bytes of all layers' keys and values].
+nb::object kv_blocks(nb::handle program) {
+  const KvPool pool = nb::cast<Program&>(program).kv_pool();
+  const size_t blocks = static_cast<size_t>(pool.blocks), bytes = static_cast<size_t>(pool.bytes);
+  return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>(pool.data, {blocks, bytes}, program, {pool.stride, 1}));
+}
+
 uint64_t checksum_of(nb::handle data) {
   const Bytes bytes("data", data);
   nb::gil_scoped_release release;
@@ -208,6 +215,8 @@ void bind_data(nb::class_<Program>& program) {
       .def("packed", &packed, "matrix"_a)
       .def("rope_table", &Program::rope_table, "inverse_frequencies"_a, "scale"_a)
       .def("kv_cache", &Program::kv_cache, nb::kw_only(), "layers"_a, "blocks"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a)
+      .def("kv_blocks", &kv_blocks)
+      .def("num_matrices", &Program::matrix_count)
       .def("weight_bytes", &Program::weight_bytes)
       .def("kv_bytes_reserved", &Program::kv_bytes_reserved);
 }

@@ -70,6 +70,10 @@ class Program:
         """Reserves the pool; dtype: float16 | bfloat16 | float32 | int8. Pages are touched when written, and
         16 MB ahead while the threads have nothing to do: the first touch would cost a prompt's step time.
         May be called once, before the first ``run`` and independent of the order of operators."""
+    def kv_blocks(self) -> NDArray[np.uint8]:
+        """The pool's memory [blocks, bytes], of all layers' keys and values; it can be written. Between
+        steps only. ValueError before ``kv_cache``."""
+    def num_matrices(self) -> int: ...
     def weight_bytes(self) -> int: ...
     def kv_bytes_reserved(self) -> int: ...
 

@@ -54,6 +54,7 @@ KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32", "int8")
 LOG_FORMATS = ("text", "json")
 GIB = 1024**3
 LEAST_LOGIT_ROWS = 17
+MAX_STALL = 86_400
 TRACES_PATH = "/v1/traces"
 
 
@@ -257,12 +258,24 @@ class ServerConfig:
         "streams are kept for a client that lost its connection; 0: they are cancelled at once",
         unit="seconds",
     )
+    max_kept_streams: int = flag(1000, "streams that are kept for clients that may come back")
+    stall_timeout: float = flag(
+        300.0,
+        "a client that takes in nothing of its answer for so long is disconnected; 0: never",
+        unit="seconds",
+    )
     max_queue: int = flag(2048, "answers that may wait beside those that run; more get a 429")
     max_requests_per_client: int = flag(0, "answers that a client may have open; 0: no limit")
     requests_per_minute: int = flag(0, "requests of a client in a minute; 0: no limit")
     drain_timeout: float = flag(
         30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
     )
+    cache_dir: str | None = flag(
+        None,
+        "the prefix cache outlives the server in this folder; default: it does not",
+        unit="DIR",
+    )
+    cache_dir_size: int = flag(10**9, "most that is kept in --cache-dir", unit="bytes")
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
     log_format: str = flag(
         "text", "of the log on standard error: lines, or a JSON object a line", choices=LOG_FORMATS
@@ -277,6 +290,15 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        if self.max_kept_streams < 1:
+            raise ConfigError("max_kept_streams must be at least 1", "max_kept_streams")
+        if not 0 <= self.stall_timeout <= MAX_STALL:
+            raise ConfigError(
+                f"stall_timeout must be 0 to {MAX_STALL} seconds, got {self.stall_timeout}",
+                "stall_timeout",
+            )
+        if self.cache_dir_size < 1:
+            raise ConfigError("cache_dir_size must be positive", "cache_dir_size")
         for name in ("max_queue", "max_requests_per_client", "requests_per_minute"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}", name)

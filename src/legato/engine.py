@@ -73,6 +73,11 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work or self._arriving.has_work
 
+    @property
+    def kv_cache(self) -> KVCache:
+        """For whoever keeps it. Between steps only."""
+        return self._cache
+
     def describe(self, tokens: TokenTable) -> None:
         """What the vocabulary's tokens spell; needed before requests that constrain their tokens."""
         self._tokens = tokens

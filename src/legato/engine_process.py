@@ -35,14 +35,17 @@ from legato.messages import (
     Event,
     Failed,
     Loading,
+    ProcessSettings,
     Ready,
     Refused,
     Start,
     Stepped,
 )
+from legato.persistence import Persistence, persistence_of
 from legato.spare_memory import give_back
 
 PR_SET_PDEATHSIG = 1
+RESTORE_CHECK = 2  # ms between two parts of restoring, when there is no other work
 IDLE_CHECK = 1000  # ms without work after which the pool is checked once
 
 
@@ -88,25 +91,47 @@ def offer_to_the_oom_killer() -> None:
         score.write("500")
 
 
-def load(config: EngineConfig, loader: str) -> Engine:
+def load(
+    config: EngineConfig, loader: str, settings: ProcessSettings
+) -> tuple[Engine, Persistence | None]:
     """``loader``: module:function that makes a LoadedModel of an EngineConfig."""
     module, function = loader.split(":")
     loaded = getattr(import_module(module), function)(config)
-    return Engine(loaded.program, loaded.info, config, draft=loaded.draft)
+    engine = Engine(loaded.program, loaded.info, config, draft=loaded.draft)
+    if settings.cache_dir is None:
+        return engine, None
+    return engine, persistence_of(
+        loaded, engine.kv_cache, settings.cache_dir, settings.cache_dir_size
+    )
 
 
-def serve(wire: Wire, engine: Engine) -> None:
+def serve(wire: Wire, engine: Engine, kept: Persistence | None) -> None:
     """Until told to stop."""
     while True:
-        if not engine.has_work and not wire.has_command(IDLE_CHECK):
+        if kept is not None and kept.is_restoring:
+            kept.advance()
+            if not kept.is_restoring:
+                wire.send(Stepped([], engine.stats()))  # with the blocks that are back
+            if not engine.has_work:
+                wire.has_command(RESTORE_CHECK)
+        elif not engine.has_work and not wire.has_command(IDLE_CHECK):
             engine.check_integrity()
-            wire.has_command(None)
+            rest(wire, kept)
         while wire.has_command():
             command = wire.receive()
             if not obey(wire, engine, command):
                 return
         if engine.has_work:
             wire.send(Stepped(engine.step(), engine.stats()))
+
+
+def rest(wire: Wire, kept: Persistence | None) -> None:
+    """Waits for a command, and meanwhile keeps the prefix cache."""
+    seconds: float | None = 0.0
+    while seconds is not None:
+        seconds = None if kept is None else kept.idle(wire.has_command)
+        if wire.has_command(None if seconds is None else int(seconds * 1000) + 1):
+            return
 
 
 def obey(wire: Wire, engine: Engine, command: Command) -> bool:
@@ -161,10 +186,10 @@ def main(address: str, loader: str, parent: str) -> int:
     wire.send(Loading("starting"))
     start = wire.receive()
     assert isinstance(start, Start)
-    set_up(start.log_format, start.log_level)
+    set_up(start.settings.log_format, start.settings.log_level)
     wire.send(Loading(f"loading {start.config.model}"))
     try:
-        engine = load(start.config, loader)
+        engine, kept = load(start.config, loader, start.settings)
     except Exception as error:  # whatever it is, the parent must know
         wire.send(failure(error))
         wire.close()
@@ -173,7 +198,11 @@ def main(address: str, loader: str, parent: str) -> int:
     gc.enable()
     give_back()
     wire.send(Ready(engine.info, engine.stats()))
-    serve(wire, engine)
+    if kept is not None:
+        kept.begin()
+    serve(wire, engine, kept)
+    if kept is not None:
+        kept.write()
     wire.close()
     return 0
 

@@ -109,14 +109,17 @@ def read(path: Path, key: dict[str, Any]) -> Kept:
     return Kept(path, header, offset)
 
 
-def write(path: Path, header: dict[str, Any], payload: Iterable[bytes]) -> None:
-    """Replaces ``path``; ``header`` has ``payload_bytes``. Raises OSError; leaves nothing half done."""
+def write(
+    path: Path, header: dict[str, Any], payload: Iterable[bytes], *, is_private: bool = False
+) -> None:
+    """Replaces ``path``; ``header`` has ``payload_bytes``. ``is_private``: for nobody else to read.
+    Raises OSError; leaves nothing half done."""
     text = json.dumps(header).encode()
     start = MAGIC + _LENGTHS.pack(len(text), blake2b(text, digest_size=32).digest()) + text
     _remove_abandoned(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "xb", opener=_private if is_private else None) as file:
             file.write(start.ljust(_aligned(len(start)), b"\0"))
             for part in payload:
                 file.write(part)
@@ -124,6 +127,10 @@ def write(path: Path, header: dict[str, Any], payload: Iterable[bytes]) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -15,6 +15,8 @@ from legato.constraint.spellings import Spellings
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
 
+SLOW_DISK = 50e6  # bytes a second
+
 
 class StepKind(StrEnum):
     """What a step computed: next tokens, chunks of prompts, or both."""
@@ -49,12 +51,26 @@ class Stats(msgspec.Struct, kw_only=True):
 
 
 # -- commands -----------------------------------------------------------------------------------
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server's engine needs to know besides its ``EngineConfig``. ``cache_dir``: where the prefix
+    cache outlives it, if anywhere, in at most ``cache_dir_size`` bytes."""
+
+    log_format: str = "text"
+    log_level: str = "warning"
+    cache_dir: str | None = None
+    cache_dir_size: int = 0
+
+    @property
+    def stop_seconds(self) -> float:
+        """What the process may take to end: its step, and what it writes."""
+        return 2.0 + (self.cache_dir_size / SLOW_DISK if self.cache_dir else 0.0)
+
+
 class Start(msgspec.Struct, tag=True):
     """Load the model."""
 
     config: EngineConfig
-    log_format: str = "text"
-    log_level: str = "warning"
+    settings: ProcessSettings
 
 
 class Describe(msgspec.Struct, tag=True):

@@ -262,6 +262,7 @@ class Scheduler:
         drafts = drafter.draft(limits, len(plan.parts), self.pace)
         self._drafting = drafter.seconds
         for sequence, draft in drafts.items():
+            sequence.is_guessing = True
             self._add_draft(sequence, draft, plan)
 
     def _add_draft(self, sequence: Sequence, draft: list[int], plan: Plan) -> None:

@@ -32,10 +32,12 @@ class RunningServer:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
 
-    def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
+    def metric(self, name: str, labels: str = "") -> float:
+        """The value of a metric; ``labels`` as they are written, if it has any."""
         text = self.http.get("/metrics").text
-        found = re.search(rf"^legato:{name} (\S+)$", text, re.MULTILINE)
+        found = re.search(
+            rf"^legato:{name}{re.escape(labels and '{' + labels + '}')} (\S+)$", text, re.MULTILINE
+        )
         assert found is not None, f"no metric {name} in\n{text}"
         return float(found[1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import socket
@@ -34,6 +35,18 @@ async def tell(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, st
         if response.status_code != 200:
             raise AssertionError(f"{response.status_code}: {text}")
     return first, text
+
+
+def said(events: str) -> list[tuple[int, str]]:
+    """What a streamed completion said: each choice's text and why it ended. How it was cut into events is a
+    matter of load."""
+    texts: dict[int, str] = {}
+    for line in events.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line.removeprefix("data: ")).get("choices", ()):
+                ending = f" <{choice['finish_reason']}>" if choice["finish_reason"] else ""
+                texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"] + ending
+    return sorted(texts.items())
 
 
 async def come_and_go(
@@ -97,7 +110,7 @@ def state(server: RunningServer) -> dict[str, int]:
         f"{name} threads": len(os.listdir(f"/proc/{pid}/task")) for name, pid in pids.items()
     }
     open_now = {"blocks used, per mille": round(server.metric("kv_cache_usage_perc") * 1000)}
-    for name in ("num_requests_running", "num_requests_waiting"):
+    for name in ("num_requests_running", "num_requests_waiting", "server_tasks", "kept_streams"):
         open_now[name] = round(server.metric(name))
     return found | threads | open_now | {"engine": pids["engine"]}
 
@@ -105,6 +118,7 @@ def state(server: RunningServer) -> dict[str, int]:
 def left_over(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
     """What a storm has left. Who asks has a connection too, and some threads start when first needed."""
     slack = {"server files": 4, "server threads": 8, "engine files": 1, "engine threads": 1}
+    slack["server_tasks"] = 2
     WATCHED.clear()
     for name, value in now.items():
         most = before[name] + slack.get(name, 0)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from running_server import SETTINGS, RunningServer, start_server
-from storms import client, come_and_go, left_over, memory, never_readers, settled, state, tell
+from storms import client, come_and_go, left_over, memory, never_readers, said, settled, state, tell
 
 LONG = {"prompt": "One,", "max_tokens": 1500, "ignore_eos": True}
 
@@ -148,7 +148,7 @@ def test_a_thousand_streams(wide: RunningServer) -> None:
     told = asyncio.run(scenario())
     seconds = time.monotonic() - started
     grown = {name: (size - before[name]) >> 20 for name, size in memory(wide).items()}
-    texts = [[line.partition('"choices"')[2] for line in text.split("\n\n")] for _, text in told]
+    texts = [said(text) for _, text in told]
     for number, text in enumerate(texts):
         assert text == texts[number % 10]
         assert told[number][1].endswith("data: [DONE]\n\n")

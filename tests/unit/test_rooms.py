@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "request": LEAVES,
     "sampling_params": LEAVES | {"request"},
     "batch": LEAVES | {"request"},
-    "cache": LEAVES | {"request", "batch"},
+    "cache": LEAVES | {"request", "batch", "kept_file"},
+    "persistence": LEAVES | {"kept_file", "cache", "models", "_native"},
     "constraint": LEAVES | {"request", "batch"},
     "sequence": LEAVES | {"request", "batch", "cache", "constraint", "drafting"},
     "scheduler": LEAVES | {"request", "batch", "cache", "drafting", "sequence"},
@@ -40,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner", "counts"}
     | {"messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
-    | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"},
+    | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
+    | {"persistence"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
     "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
     "flags": set(),

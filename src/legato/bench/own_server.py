@@ -14,7 +14,8 @@ from legato.errors import EngineError
 @contextmanager
 def own_server(model: str, *flags: str) -> Iterator[str]:
     """Its URL, once it is ready; it ends with the block. Raises EngineError if it does not start."""
-    command = [sys.executable, "-m", "legato.cli", "serve", model, "--port", "0", *flags]
+    quietly = ("--port", "0", "--log-level", "warning")  # else each request has its lines
+    command = [sys.executable, "-m", "legato.cli", "serve", model, *quietly, *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield _url(process)

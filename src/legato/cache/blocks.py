@@ -68,6 +68,10 @@ class BlockPool:
             del self._cached[block]
         self._references[block] += 1
 
+    def cached(self) -> list[int]:
+        """The cached blocks, the most recently used first."""
+        return list(reversed(self._cached))
+
     def release(self, block: int) -> None:
         """One reference less. The contents of a kept block stay, as the most recently used."""
         left = self._references[block] - 1
@@ -79,6 +83,12 @@ class BlockPool:
                 self._cached[block] = None
             else:
                 self._free.append(block)
+
+    def release_to_go_first(self, block: int) -> None:
+        """``release``, but a kept block counts as the least recently used."""
+        self.release(block)
+        if block in self._cached:
+            self._cached.move_to_end(block, last=False)
 
     def keep(self, block: int) -> None:
         """The index knows the contents of this block, which the caller holds."""

@@ -10,7 +10,7 @@ whole path, so children leave the cache before their parents.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,12 +145,37 @@ class KVCache:
             self._insert(hold, tokens[start:computed], hold.blocks[hold.indexed])
 
     def _insert(self, hold: Hold, tokens: I32, block: int) -> Node:
-        key = tuple(tokens.tolist())
-        node, replaced = self.index.insert(hold.node, hold.salt, key, block)
+        return self._enter(hold.node, hold.salt, tuple(tokens.tolist()), block)
+
+    def _enter(self, parent: Node | None, salt: str, tokens: tuple[int, ...], block: int) -> Node:
+        node, replaced = self.index.insert(parent, salt, tokens, block)
         if replaced is not None:
             self.pool.drop(replaced.block)
         if node.block == block:
             self.pool.keep(block)
+        return node
+
+    def known(self, most: int) -> list[Node]:
+        """What a prefix may find, up to ``most`` blocks: those in use, then the others, the most recently
+        used first; parents before their children."""
+        held = [block for block in self.index.blocks if self.pool.references(block)]
+        nodes = sorted(map(self.index.at, held), key=lambda node: node.depth)
+        nodes += map(self.index.at, self.pool.cached())
+        return nodes[:most]
+
+    def restore(
+        self, parent: Node | None, salt: str, tokens: tuple[int, ...], fill: Callable[[int], None]
+    ) -> Node:
+        """Enters ``tokens`` after ``parent`` with a block that ``fill`` writes, as the first to be given
+        away. Returns the node that knows them. A block must be free."""
+        block = self.pool.take()
+        try:
+            fill(block)
+        except BaseException:
+            self.pool.release(block)
+            raise
+        node = self._enter(parent, salt, tokens, block)
+        self.pool.release_to_go_first(block)
         return node
 
     def release(self, hold: Hold) -> None:

@@ -34,6 +34,14 @@ class Node:
     children: list[Node] = field(default_factory=list)  # in the same order
 
     @property
+    def depth(self) -> int:
+        """Blocks from the beginning to this one."""
+        depth, node = 0, self
+        while node.parent is not None:
+            depth, node = depth + 1, node.parent
+        return depth
+
+    @property
     def is_full(self) -> bool:
         return len(self.tokens) == BLOCK_SIZE
 
@@ -71,6 +79,14 @@ class PrefixIndex:
     @property
     def blocks(self) -> set[int]:
         return set(self._nodes)
+
+    def knows(self, node: Node) -> bool:
+        """Whether it is still there."""
+        return self._nodes.get(node.block) is node
+
+    def at(self, block: int) -> Node:
+        """The node of a block that is in the index."""
+        return self._nodes[block]
 
     def match(self, salt: str, tokens: Sequence[int]) -> Match:
         """The longest known beginning of ``tokens``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from legato.batch import BLOCK_SIZE
@@ -28,11 +29,22 @@ ELEMENT_BYTES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a program was made from. ``place``: where the model is, how its keys and values are stored, and
+    what its weights were quantised to."""
+
+    spec: ModelSpec
+    sources: list[Path]  # the files of its weights
+    place: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """``program`` has its weights packed and its KV pool reserved. ``draft``: what guesses for it."""
 
     program: native.Program
     info: ModelInfo
+    origin: Origin
     draft: LoadedModel | None = None
 
 
@@ -66,7 +78,7 @@ def load(config: EngineConfig) -> LoadedModel:
     plan = plan_kv(config, model.spec, context, None if draft is None else draft.spec)
     program = lowered(config, model, None)
     reserve(config, program, model.spec, plan.blocks)
-    loaded = LoadedModel(program, describe(model, program, plan))
+    loaded = LoadedModel(program, describe(model, program, plan), origin_of(config, model))
     if draft is None:
         return loaded
     helper = lowered(config, draft, program)
@@ -76,7 +88,16 @@ def load(config: EngineConfig) -> LoadedModel:
         plan.blocks,
         bytes_per_block(config, draft.spec),
     )
-    return replace(loaded, draft=LoadedModel(helper, describe(draft, helper, shorter)))
+    return replace(
+        loaded,
+        draft=LoadedModel(helper, describe(draft, helper, shorter), origin_of(config, draft)),
+    )
+
+
+def origin_of(config: EngineConfig, model: Opened) -> Origin:
+    place = (str(model.files.path.absolute()), config.resolved_kv_cache_dtype, model.quantization)
+    sources = sorted({tensor.source for tensor in model.checkpoint.tensors.values()})
+    return Origin(model.spec, sources, place)
 
 
 def open_model(name: str, quantization: str) -> Opened:

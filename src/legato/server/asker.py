@@ -39,6 +39,13 @@ NOBODY = Asker()
 ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)  # of the task that serves a request
 
 
+def owner() -> str:
+    """To whom what is kept now belongs: an API key where there are several, else everybody. An address is
+    nobody: who lost a connection may come back from another one."""
+    account = ASKER.get().account
+    return account if account.startswith("key ") else ""
+
+
 def note_body(body: Mapping[str, Any]) -> None:
     """What the body says of who asks. Raises RequestError for a timeout that cannot be."""
     asker = ASKER.get()

@@ -28,6 +28,7 @@ from legato.messages import (
     Event,
     Failed,
     Loading,
+    ProcessSettings,
     Ready,
     Refused,
     Start,
@@ -43,6 +44,7 @@ from legato.server.watchdog import Watchdog, default_timeout
 
 LOG = logging.getLogger(__name__)
 ATTEMPT_DELAYS = (0.0, 0.5, 2.0)  # seconds before each attempt to start an engine
+NO_SETTINGS = ProcessSettings()
 SECONDS_DEAD = 10.0
 """Between two series of attempts, when all failed."""
 
@@ -80,7 +82,7 @@ class EngineClient:
 
     ``loader``: what the process loads the model with (module:function). ``step_timeout``: seconds
     without a step after which an engine with work counts as dead; None: as its weights suggest.
-    ``logs``: format and level of the process's log.
+    ``settings``: what the process is told besides ``config``.
     Use from one event loop.
     """
 
@@ -90,7 +92,7 @@ class EngineClient:
         *,
         loader: str = "legato.models:load",
         step_timeout: float | None = None,
-        logs: tuple[str, str] = ("text", "warning"),
+        settings: ProcessSettings = NO_SETTINGS,
     ) -> None:
         self.state = EngineState.LOADING
         self.loading = ""  # what is being done while loading
@@ -101,7 +103,7 @@ class EngineClient:
         self._config = config
         self._loader = loader
         self._step_timeout = step_timeout
-        self._logs = logs
+        self._settings = settings
         self._info: ModelInfo | None = None
         self._child: Child | None = None
         self._loaded: asyncio.Future[Ready] | None = None
@@ -145,7 +147,7 @@ class EngineClient:
             self._restart.cancel()
             await asyncio.wait((self._restart,))
         if self._child is not None:
-            await self._child.stop()
+            await self._child.stop(self._settings.stop_seconds)
         self.state = EngineState.DEAD
         self._end_all(EngineDeadError("the server was stopped"))
 
@@ -337,7 +339,7 @@ class EngineClient:
         match event:
             case Loading(what):
                 if not self.loading:
-                    self._child.send(Start(self._config, *self._logs))
+                    self._child.send(Start(self._config, self._settings))
                 self.loading = what
             case Ready():
                 self.loading = ""

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import zmq
 
 from legato.messages import Command, Event, Stop
-
-STOP_GRACE = 2.0  # seconds for the engine to finish its step
 
 
 class Child:
@@ -67,20 +66,22 @@ class Child:
         return self._process.returncode == -signal.SIGKILL and not self._reason
 
     def send(self, command: Command) -> None:
-        """Never waits. Only after the first event: before that nobody is connected."""
+        """Never waits. Only after the first event: before that nobody is connected. What is sent to a
+        process that has ended is lost, and its death is told soon, if it was not yet."""
         if self.has_ended.is_set():
             return
-        self._socket.send(self._encoder.encode(command), zmq.NOBLOCK)
+        with suppress(zmq.Again):  # nobody is connected any more: it has ended just now
+            self._socket.send(self._encoder.encode(command), zmq.NOBLOCK)
         # The wakeup descriptor tells of changes only, and sending may have swallowed one.
         self._loop.call_soon(self._receive)
 
-    async def stop(self) -> None:
-        """Asks it to end, then makes it."""
+    async def stop(self, seconds: float) -> None:
+        """Asks it to end, then makes it after so many."""
         if not self.has_ended.is_set():
             try:
                 self.send(Stop())
-                await asyncio.wait_for(self.has_ended.wait(), STOP_GRACE)
-            except (TimeoutError, zmq.Again):
+                await asyncio.wait_for(self.has_ended.wait(), seconds)
+            except TimeoutError:
                 self.kill()
                 await self.has_ended.wait()
 

@@ -1,7 +1,8 @@
 """Streams that outlive their connection: events with ids, kept for a client that comes back.
 
 The answer grows whether somebody reads or not, and its events wait in bounded buffers. When nobody
-has read for the stream's window, what still grows is cancelled, and what is kept is forgotten.
+has read for the stream's window, what still grows is cancelled, and what is kept is forgotten. Where
+there are several API keys, a stream belongs to the one that began it: with another one, it does not exist.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from legato.errors import RequestError
+from legato.server.asker import owner
 from legato.server.dialect import OPENAI, Dialect
-from legato.server.errors import StreamNotFoundError
+from legato.server.errors import StreamNotFoundError, TooManyRequestsError
 from legato.server.sse import EventStream
 
 MAX_WINDOW = 600.0
 """Seconds; most that a request may ask for."""
+MOST_STREAMS = 1000
 MAX_STREAM_BYTES = 8_000_000
 MAX_BYTES = 64_000_000
 """Of all streams together; those that are complete, and not being read, make room, the oldest first."""
@@ -37,7 +40,7 @@ class KeptStream:
         *,
         outlives: bool,
     ) -> None:
-        self.name, self.dialect = name, dialect
+        self.name, self.dialect, self.owner = name, dialect, owner()
         self.is_complete = False
         self.bytes = 0
         self.readers = 0
@@ -135,10 +138,11 @@ class KeptStream:
 
 
 class KeptStreams:
-    """By the id of their answer."""
+    """By the id of their answer, and whose it is. ``most``: so many, as long as somebody may come back."""
 
-    def __init__(self) -> None:
-        self._kept: dict[str, KeptStream] = {}
+    def __init__(self, most: int = MOST_STREAMS) -> None:
+        self._kept: dict[tuple[str, str], KeptStream] = {}
+        self._most = most
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -157,31 +161,51 @@ class KeptStreams:
         *,
         outlives: bool = False,
     ) -> KeptStream:
-        """Begins to read ``events``. Raises RequestError while a stream of that name grows."""
-        if name in self._kept:
-            if not self._kept[name].is_complete:
+        """Begins to read ``events``. Raises RequestError while a stream of that name grows,
+        TooManyRequestsError when there are too many, and none that is complete can go."""
+        earlier = self._kept.get((owner(), name))
+        if earlier is not None:
+            if not earlier.is_complete:
                 raise RequestError(f"request id {name!r} is in use", "request_id")
-            self.drop(self._kept[name])
+            self.drop(earlier)
+        self._make_room()
         stream = KeptStream(self, name, events, window, dialect, outlives=outlives)
-        self._kept[name] = stream
+        self._kept[stream.owner, name] = stream
         return stream
+
+    def _make_room(self) -> None:
+        """For one more."""
+        if len(self._kept) < self._most:
+            return
+        if idle := self._idle():
+            self.drop(idle[0])
+        else:
+            raise TooManyRequestsError(
+                f"{self._most} streams are kept for clients that may come back, and all still grow "
+                "or are read: ask without resume_window and background, or later",
+                1,
+            )
+
+    def _idle(self) -> list[KeptStream]:
+        """Those that can go, the oldest first."""
+        return [one for one in self._kept.values() if one.is_complete and not one.readers]
 
     def get(self, name: str) -> KeptStream:
         """Raises StreamNotFoundError."""
-        if name not in self._kept:
+        stream = self._kept.get((owner(), name))
+        if stream is None:
             raise StreamNotFoundError(f"no stream {name!r} is kept", "id")
-        return self._kept[name]
+        return stream
 
     def drop(self, stream: KeptStream) -> None:
-        if self._kept.get(stream.name) is stream:
-            del self._kept[stream.name]
+        if self._kept.get((stream.owner, stream.name)) is stream:
+            del self._kept[stream.owner, stream.name]
             stream.forget()
 
     def count(self, size: int) -> None:
         self._bytes += size
         if self._bytes > MAX_BYTES:
-            idle = [one for one in self._kept.values() if one.is_complete and not one.readers]
-            for stream in idle:
+            for stream in self._idle():
                 self.drop(stream)
                 if self._bytes <= MAX_BYTES:
                     return

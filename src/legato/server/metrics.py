@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from legato import __version__
-from legato.messages import Stats
+from legato.messages import Stats, StepKind
 from legato.models.info import ModelInfo
 from legato.server.timeline import Timeline
 
@@ -165,6 +165,7 @@ class Metrics:
         self.step_tokens = self._histogram(
             Measure("iteration_tokens_total", "tokens", "Computed in a step"), COUNT_BUCKETS
         )
+        self._kinds = {kind: self.steps.labels(kind.value) for kind in StepKind}
         self._steps_seen = 0
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -197,7 +198,7 @@ class Metrics:
         """The engine has told how it is; perhaps because a step has run."""
         if stats.steps != self._steps_seen:
             self._steps_seen = stats.steps
-            self.steps.labels(stats.last_step_kind.value).observe(stats.last_step_seconds)
+            self._kinds[stats.last_step_kind].observe(stats.last_step_seconds)
             self.step_tokens.observe(stats.last_step_tokens)
 
     def answered(self, timeline: Timeline) -> None:

@@ -1,4 +1,7 @@
-"""Responses that were given, so that later ones can go on from them. In memory, and bounded."""
+"""Responses that were given, so that later ones can go on from them. In memory, and bounded.
+
+Where there are several API keys, each has its own: with another one, they do not exist.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from legato.server.asker import owner
 from legato.server.errors import ResponseNotFoundError
 from legato.server.responses_items import Item, text_of_item
 
@@ -31,16 +35,17 @@ class ResponseStore:
         self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS
     ) -> None:
         self._limits = max_responses, max_characters
-        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._stored: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()
         self._characters = 0
 
     def __len__(self) -> int:
         return len(self._stored)
 
     def put(self, stored: StoredResponse) -> None:
-        earlier = self._stored.pop(stored.response["id"], None)
+        place = owner(), stored.response["id"]
+        earlier = self._stored.pop(place, None)
         self._characters -= 0 if earlier is None else earlier.characters
-        self._stored[stored.response["id"]] = stored
+        self._stored[place] = stored
         self._characters += stored.characters
         max_responses, max_characters = self._limits
         while len(self._stored) > max_responses or self._characters > max_characters:
@@ -49,13 +54,13 @@ class ResponseStore:
 
     def get(self, response_id: str) -> StoredResponse:
         """Raises ResponseNotFoundError."""
-        stored = self._stored.get(response_id)
+        stored = self._stored.get((owner(), response_id))
         if stored is None:
             raise ResponseNotFoundError(f"Response with id '{response_id}' not found.")
-        self._stored.move_to_end(response_id)
+        self._stored.move_to_end((owner(), response_id))
         return stored
 
     def delete(self, response_id: str) -> None:
         """Raises ResponseNotFoundError."""
         self._characters -= self.get(response_id).characters
-        del self._stored[response_id]
+        del self._stored[owner(), response_id]

@@ -23,6 +23,7 @@ import uvloop
 from legato.config import EngineConfig, ServerConfig
 from legato.errors import ConfigError
 from legato.gguf_file import read_metadata
+from legato.messages import ProcessSettings
 from legato.server.bridge import EngineClient
 from legato.spare_memory import give_back
 from legato.weights import hub
@@ -46,6 +47,9 @@ QUIET = 0.2  # seconds between looks whether somebody is served
 def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
     listener = listen(config.host, config.port)
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(config.stall_timeout * 1000)
+    )
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(engine_config, config, listener, say))
@@ -54,8 +58,13 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
 async def _serve(
     engine_config: EngineConfig, config: ServerConfig, listener: socket.socket, say: Say
 ) -> None:
-    logs = config.log_format, config.log_level
-    engine = EngineClient(engine_config, step_timeout=config.step_timeout, logs=logs)
+    settings = ProcessSettings(
+        log_format=config.log_format,
+        log_level=config.log_level,
+        cache_dir=config.cache_dir if engine_config.enable_prefix_caching else None,
+        cache_dir_size=config.cache_dir_size,
+    )
+    engine = EngineClient(engine_config, step_timeout=config.step_timeout, settings=settings)
     building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
     loading = asyncio.create_task(_load(building, engine, engine_config, listener, say))
     try:
@@ -83,6 +92,7 @@ def _build(
     from legato.server.app import build_app
     from legato.server.connection import connections
     from legato.server.drain import DrainingServer
+    from legato.server.kept_streams import KeptStreams
     from legato.server.load import Load
     from legato.server.service import Service
 
@@ -96,6 +106,7 @@ def _build(
             per_client=config.max_requests_per_client,
             per_minute=config.requests_per_minute,
         ),
+        streams=KeptStreams(config.max_kept_streams),
         model_name=config.served_model_name or engine_config.model,
         tracing=_tracing(config),
     )

@@ -69,8 +69,8 @@ class FakeProgram:
 
     def __post_init__(self) -> None:
         # token and position of each slot; -1: never written
-        self.tokens = np.full((self.num_blocks, BLOCK_SIZE), -1)
-        self.positions = np.full((self.num_blocks, BLOCK_SIZE), -1)
+        self.memory = np.full((self.num_blocks, 2 * BLOCK_SIZE), -1)
+        self.tokens, self.positions = np.hsplit(self.memory, 2)
 
     def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
         if self.broken in batch.token_ids:

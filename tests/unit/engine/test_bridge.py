@@ -15,8 +15,16 @@ from pathlib import Path
 import pytest
 from fake_program import TABLE, expected
 
+from legato.batch import BLOCK_SIZE
 from legato.config import EngineConfig
-from legato.errors import ConfigError, ContextLengthError, EngineDeadError, EngineError, ModelError
+from legato.errors import (
+    ConfigError,
+    ContextLengthError,
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    ModelError,
+)
 from legato.request import Output, Request, SamplingParams
 from legato.server.bridge import EngineClient, EngineState
 
@@ -200,3 +208,57 @@ def test_the_process_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
     modules = set(done.stdout.decode().split())
     assert not modules & {"tokenizers", "starlette", "torch", "transformers", "jinja2", "rich"}
+
+
+@pytest.mark.parametrize("ends", ["deadline", "cancel", "hang up"])
+def test_blocks_are_free_within_one_step(ends: str) -> None:
+    """Another request keeps the engine stepping, so that steps can be counted: from the moment at which
+    one is over, the step that is under way may end, and one that has ended may not have been heard of yet."""
+
+    async def scenario() -> None:
+        async with running("slow") as client:
+            seen: list[tuple[int, int, int]] = []
+            client.on_stats = lambda s: seen.append((s.steps, s.running, s.blocks_used))
+            other = asyncio.create_task(collect(client, ask("other", [1], max_tokens=400)))
+            await until(lambda: client.stats.running == 1)
+            outputs = client.generate(
+                ask("long", [2] * 100, max_tokens=800),
+                timeout=0.4 if ends == "deadline" else None,
+            )
+            await anext(outputs)
+            if ends == "deadline":
+                with pytest.raises(DeadlineError):
+                    async for _ in outputs:
+                        pass
+            elif ends == "cancel":
+                client.cancel("long")
+            else:
+                await outputs.aclose()
+            over = client.stats.steps
+            await until(lambda: client.stats.running == 1)
+            at = max(i for i, one in enumerate(seen) if one[1] == 2) + 1
+            assert seen[at][0] - over <= 2
+            assert seen[at - 1][2] - seen[at][2] >= 100 // BLOCK_SIZE - 1  # the other may take one
+            await outputs.aclose()
+            await other
+
+    asyncio.run(scenario())
+
+
+def test_what_is_asked_while_an_engine_dies_is_not_lost() -> None:
+    """Between a process's end and the news of it, its socket has nobody at the other end."""
+
+    async def scenario() -> None:
+        async with running() as client:
+            assert client._child is not None and client.pid is not None
+            process = client._child._process
+            os.kill(client.pid, signal.SIGKILL)
+            process.wait()  # the loop, which this thread holds up, has not heard of it
+            time.sleep(0.2)
+            assert client.ready
+            request = ask("a", [1, 2], max_tokens=5)
+            tokens = [t for o in await collect(client, request) for t in o.token_ids]
+            assert tokens == expected(request, 0, 1000)[0]
+            assert client.restarts == 1
+
+    asyncio.run(scenario())
