@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resuming import PLAIN, THINKING, USER, chat, spelling
+from test_resumption import PLAIN, THINKING, USER, chat, spelling
 
 from legato.answer import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
