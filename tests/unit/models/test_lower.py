@@ -49,7 +49,9 @@ def test_operators_in_order(tmp_path: Path) -> None:
     data = ("buffer", "vector", "matrix", "matrix_concat", "rope_table")
     layer = ["rms_norm", "linear", "rope", "kv_write", "attention", "linear"]
     layer += ["rms_norm", "linear", "gated", "linear"]
-    assert [n for n in operators if n not in data] == ["embed", *layer * LAYERS, "head"]
+    last = [*layer[:4], "gather", *layer[4:]]  # from there on only rows that somebody reads
+    found = [name for name in operators if name not in data]
+    assert found == ["embed", *layer * (LAYERS - 1), *last, "head"]
     assert operators.count("rope_table") == 1
     assert operators.count("buffer") == 6
 
