@@ -34,7 +34,7 @@ def main() -> int:
         server = start_server(MODEL, *SETTINGS, stderr=said)
         try:
             before = state(server)
-            found = asyncio.run(fuzz(server, asked.seed, asked.minutes * 60, asked.at_once))
+            found = asyncio.run(fuzz(server, asked.seed, asked.minutes * 60, at_once=asked.at_once))
             failed = report(server, before, found)
         finally:
             server.process.terminate()

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import httpx
 from beside import Beside
@@ -46,9 +47,12 @@ def known_fields(server: RunningServer) -> dict[str, list[str]]:
     return fields
 
 
-async def fuzz(server: RunningServer, seed: int, seconds: float, at_once: int = 4) -> Found:
+async def fuzz(
+    server: RunningServer, seed: int, seconds: float, most: int | None = None, at_once: int = 4
+) -> Found:
+    """For so long, or for the first ``most`` cases of the seed."""
     found = Found()
-    endless = cases(ENDPOINTS, known_fields(server), seed)
+    endless = islice(cases(ENDPOINTS, known_fields(server), seed), most)
     end = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=MOST_SECONDS, limits=limits) as http:
@@ -59,8 +63,9 @@ async def fuzz(server: RunningServer, seed: int, seconds: float, at_once: int = 
 
 
 async def _send(http: httpx.AsyncClient, endless: Iterator[Case], end: float, found: Found) -> None:
-    while time.monotonic() < end:
-        case = next(endless)
+    for case in endless:
+        if time.monotonic() > end:
+            break
         started = time.monotonic()
         try:
             response = await http.request(

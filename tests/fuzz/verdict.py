@@ -50,7 +50,8 @@ def _judge_error(case: Case, status: int, body: Any) -> None:
     if status in (408, 413, 415) or message.startswith(NAMELESS):
         return
     candidates = set(case.fields or ()) | set(case.endpoint.body)
-    assert any(name in named for name in candidates) or case.fields is None, "names no field"
+    says = f"{named} {message}"  # where one of two fields is missing, ``param`` is the other
+    assert any(name in says for name in candidates) or case.fields is None, "names no field"
 
 
 def _judge_events(case: Case, text: str) -> None:
