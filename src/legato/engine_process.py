@@ -1,7 +1,8 @@
-"""The engine's process: ``python -m legato.engine_process ADDRESS LOADER PARENT``.
+"""The engine's process: ``python -m legato.engine_process SOCKET LOADER PARENT``.
 
-The bridge starts it. One loop: take commands, step, send what the step brought in one message. It
-sleeps while there is nothing to do, and dies with its parent. A step that fails as a whole ends the
+The bridge starts it and leaves it one end of a pair of sockets, by its descriptor. One loop: take
+commands, step, send what the step brought in one message. It sleeps while there is nothing to do, and
+dies with its parent. A step that fails as a whole ends the
 process; the parent starts another one, which goes on with what this one has sent.
 """
 
@@ -12,13 +13,11 @@ import faulthandler
 import gc
 import os
 import signal
+import socket
 import sys
 import traceback
 from contextlib import suppress
 from importlib import import_module
-
-import msgspec
-import zmq
 
 from legato.config import EngineConfig
 from legato.constraint.tokens import TokenTable
@@ -32,7 +31,6 @@ from legato.messages import (
     Checked,
     Command,
     Describe,
-    Event,
     Failed,
     Loading,
     ProcessSettings,
@@ -43,38 +41,14 @@ from legato.messages import (
 )
 from legato.persistence import Persistence, persistence_of
 from legato.spare_memory import give_back
+from legato.wire import Wire
+
+Commands = Wire[Command]
 
 PR_SET_PDEATHSIG = 1
 RESTORE_CHECK = 2  # ms between two parts of restoring, when there is no other work
+LAST_WORDS = 2.0  # seconds for the parent to take what was sent last
 IDLE_CHECK = 1000  # ms without work after which the pool is checked once
-
-
-class Wire:
-    """The socket to the parent: commands in, events out."""
-
-    def __init__(self, address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)  # a slow reader must not stop the engine
-        self._socket.connect(address)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(Command)
-
-    def send(self, event: Event) -> None:
-        self._socket.send(self._encoder.encode(event))
-
-    def receive(self) -> Command:
-        """Waits for the next command."""
-        command: Command = self._decoder.decode(self._socket.recv())
-        return command
-
-    def has_command(self, milliseconds: int | None = 0) -> bool:
-        """Waits so long (None: for ever) for a command."""
-        return bool(self._socket.poll(milliseconds))
-
-    def close(self) -> None:
-        """Delivers what was sent."""
-        self._socket.close(linger=2000)
-        zmq.Context.instance().term()
 
 
 def die_with(parent: int) -> None:
@@ -105,7 +79,7 @@ def load(
     )
 
 
-def serve(wire: Wire, engine: Engine, kept: Persistence | None) -> None:
+def serve(wire: Commands, engine: Engine, kept: Persistence | None) -> None:
     """Until told to stop."""
     while True:
         if kept is not None and kept.is_restoring:
@@ -113,11 +87,11 @@ def serve(wire: Wire, engine: Engine, kept: Persistence | None) -> None:
             if not kept.is_restoring:
                 wire.send(Stepped([], engine.stats()))  # with the blocks that are back
             if not engine.has_work:
-                wire.has_command(RESTORE_CHECK)
-        elif not engine.has_work and not wire.has_command(IDLE_CHECK):
+                wire.has_message(RESTORE_CHECK)
+        elif not engine.has_work and not wire.has_message(IDLE_CHECK):
             engine.check_integrity()
             rest(wire, kept)
-        while wire.has_command():
+        while wire.has_message():
             command = wire.receive()
             if not obey(wire, engine, command):
                 return
@@ -125,16 +99,16 @@ def serve(wire: Wire, engine: Engine, kept: Persistence | None) -> None:
             wire.send(Stepped(engine.step(), engine.stats()))
 
 
-def rest(wire: Wire, kept: Persistence | None) -> None:
+def rest(wire: Commands, kept: Persistence | None) -> None:
     """Waits for a command, and meanwhile keeps the prefix cache."""
     seconds: float | None = 0.0
     while seconds is not None:
-        seconds = None if kept is None else kept.idle(wire.has_command)
-        if wire.has_command(None if seconds is None else int(seconds * 1000) + 1):
+        seconds = None if kept is None else kept.idle(wire.has_message)
+        if wire.has_message(None if seconds is None else int(seconds * 1000) + 1):
             return
 
 
-def obey(wire: Wire, engine: Engine, command: Command) -> bool:
+def obey(wire: Commands, engine: Engine, command: Command) -> bool:
     """False: it was the last command."""
     match command:
         case Add(request):
@@ -174,7 +148,7 @@ def failure(error: Exception) -> Failed:
     return Failed("EngineError", f"loading failed: {type(error).__name__}: {error}")
 
 
-def main(address: str, loader: str, parent: str) -> int:
+def main(descriptor: str, loader: str, parent: str) -> int:
     """Returns the exit code."""
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     die_with(int(parent))
@@ -182,7 +156,7 @@ def main(address: str, loader: str, parent: str) -> int:
     offer_to_the_oom_killer()
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, systemd: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
-    wire = Wire(address)
+    wire = Commands(socket.socket(fileno=int(descriptor)), Command)
     wire.send(Loading("starting"))
     start = wire.receive()
     assert isinstance(start, Start)
@@ -192,7 +166,7 @@ def main(address: str, loader: str, parent: str) -> int:
         engine, kept = load(start.config, loader, start.settings)
     except Exception as error:  # whatever it is, the parent must know
         wire.send(failure(error))
-        wire.close()
+        wire.close(LAST_WORDS)
         return 1
     gc.freeze()  # what was loaded stays: no collection needs to look at it again
     gc.enable()
@@ -200,10 +174,11 @@ def main(address: str, loader: str, parent: str) -> int:
     wire.send(Ready(engine.info, engine.stats()))
     if kept is not None:
         kept.begin()
-    serve(wire, engine, kept)
+    with suppress(ConnectionError):  # the parent is dying, and this process with it
+        serve(wire, engine, kept)
     if kept is not None:
         kept.write()
-    wire.close()
+    wire.close(LAST_WORDS)
     return 0
 
 

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "kept_file": LEAVES,
     "spare_memory": set(),
     "log_format": set(),
+    "wire": set(),
     "request": LEAVES,
     "sampling_params": LEAVES | {"request"},
     "batch": LEAVES | {"request"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
-    | {"persistence"},
+    | {"persistence", "wire"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
     "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
     "flags": set(),

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-import zmq
-
 from legato.messages import Command, Event, Stop
+from legato.wire import Wire
 
 
 class Child:
@@ -27,21 +24,18 @@ class Child:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_event, self._on_death = on_event, on_death
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(Event)
-        self._directory = tempfile.mkdtemp(prefix="legato-")  # for this user only
-        address = f"ipc://{self._directory}/engine"
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.bind(address)
-        self._wakeup: int = self._socket.FD
-        arguments = [address, loader, str(os.getpid())]
+        ours, theirs = socket.socketpair()
+        self._wire: Wire[Event] = Wire(ours, Event)
+        arguments = [str(theirs.fileno()), loader, str(os.getpid())]
         command = [sys.executable, "-m", "legato.engine_process", *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        with theirs:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+            )
         self._pidfd = os.pidfd_open(self._process.pid)
         self._reason = ""  # for which it was killed from here
         self.has_ended = asyncio.Event()
-        self._loop.add_reader(self._wakeup, self._receive)
+        self._loop.add_reader(self._wire, self._receive)
         self._loop.add_reader(self._pidfd, self._ended)
 
     @property
@@ -66,14 +60,20 @@ class Child:
         return self._process.returncode == -signal.SIGKILL and not self._reason
 
     def send(self, command: Command) -> None:
-        """Never waits. Only after the first event: before that nobody is connected. What is sent to a
-        process that has ended is lost, and its death is told soon, if it was not yet."""
-        if self.has_ended.is_set():
-            return
-        with suppress(zmq.Again):  # nobody is connected any more: it has ended just now
-            self._socket.send(self._encoder.encode(command), zmq.NOBLOCK)
-        # The wakeup descriptor tells of changes only, and sending may have swallowed one.
-        self._loop.call_soon(self._receive)
+        """Never waits. What is sent to a process that has ended is lost, and its death is told soon, if it
+        was not yet."""
+        if not self.has_ended.is_set():
+            with suppress(ConnectionError):
+                if not self._wire.send(command):
+                    self._loop.add_writer(self._wire, self._flush)
+
+    def _flush(self) -> None:
+        try:
+            is_done = self._wire.flush()
+        except ConnectionError:
+            is_done = True
+        if is_done:
+            self._loop.remove_writer(self._wire)
 
     async def stop(self, seconds: float) -> None:
         """Asks it to end, then makes it after so many."""
@@ -96,21 +96,19 @@ class Child:
         self._receive()
 
     def _receive(self) -> None:
-        while not self._socket.closed and int(self._socket.EVENTS) & zmq.POLLIN:
-            frame = self._socket.recv(zmq.NOBLOCK)
-            if self._directory:  # connected: the address has served
-                shutil.rmtree(self._directory, ignore_errors=True)
-                self._directory = ""
-            self._on_event(self._decoder.decode(frame))
+        try:
+            while self._wire.has_message():
+                self._on_event(self._wire.receive())
+        except ConnectionError:
+            self._loop.remove_reader(self._wire)  # nothing more will come: it ends
 
     def _ended(self) -> None:
         self._receive()  # its last words
-        self._loop.remove_reader(self._pidfd)
-        self._loop.remove_reader(self._wakeup)
+        for ending in (self._wire, self._pidfd):
+            self._loop.remove_reader(ending)
+        self._loop.remove_writer(self._wire)
         os.close(self._pidfd)
         self._process.wait()
-        self._socket.close(linger=0)
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        self._wire.close()
         self.has_ended.set()
         self._on_death(self)

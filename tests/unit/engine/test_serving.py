@@ -22,7 +22,7 @@ class Wire:
         self.program, self.script = program, script
         self.sent: list[tuple[int, Event, int]] = []
 
-    def has_command(self, milliseconds: int | None = 0) -> bool:
+    def has_message(self, milliseconds: int | None = 0) -> bool:
         return bool(self.script) and self.script[0][0] <= self.program.steps
 
     def receive(self) -> Command:
