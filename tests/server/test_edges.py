@@ -5,68 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fake_engine import FakeEngine, Script, says
+from fake_service import Build, post
 
-from legato.config import ServerConfig
 from legato.errors import EngineDeadError
-from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Request
-from legato.sampling_params import SeedSource
-from legato.server.app import build_app
 from legato.server.bridge import EngineState
-from legato.server.service import Service
-from legato.text.template import load_chat_template
-from legato.text.tokenizer import Tokenizer, load_tokenizer
+from legato.text.tokenizer import Tokenizer
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_path: Path) -> Tokenizer:
-    return load_tokenizer(model_path)
-
-
-Build = Callable[..., tuple[httpx.AsyncClient, FakeEngine]]
-
-
-@pytest.fixture
-def build(model_path: Path, tokenizer: Tokenizer) -> Build:
-    def build(
-        script: Script | str = "hello", **config: Any
-    ) -> tuple[httpx.AsyncClient, FakeEngine]:
-        if isinstance(script, str):
-            script = says(tokenizer.encode(script, add_special_tokens=False))
-        info = ModelInfo(
-            name="fake",
-            architecture="none",
-            vocab_size=tokenizer.vocab_size,
-            max_model_len=256,
-            num_blocks=64,
-            eos_token_ids=[2],
-        )
-        engine = FakeEngine(info, script)
-        service = Service(
-            engine=engine,
-            config=ServerConfig(**config),
-            seeds=SeedSource(0),
-            model_name="fake",
-            tokenizer=tokenizer,
-            template=load_chat_template(model_path),
-        )
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://test"), engine
-
-    return build
-
-
-def post(client: httpx.AsyncClient, path: str, body: Any, **options: Any) -> httpx.Response:
-    return asyncio.run(client.post(path, json=body, **options))
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:

@@ -7,18 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import tokenizers
-from fake_engine import FakeEngine, says
-from test_edges import events, post
+from fake_service import FakeServer, post
+from test_edges import events
 from tokenizers import models, pre_tokenizers
 
-from legato.config import ServerConfig
-from legato.models.info import ModelInfo
-from legato.sampling_params import SeedSource
-from legato.server.app import build_app
-from legato.server.service import Service
 from legato.text.harmony import MARKS
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer, load_tokenizer
@@ -54,28 +48,12 @@ def template() -> ChatTemplate:
     return ChatTemplate(file.read_text(encoding="utf-8"), bos_token="", eos_token="<|return|>")
 
 
-class Server:
-    """Answers with ``text``, whatever it is asked."""
+class Server(FakeServer):
+    def __init__(self, *given: Any, **config: Any) -> None:
+        super().__init__(*given, max_model_len=8192, **config)
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, text: str, **config: Any):
-        info = ModelInfo(
-            name="fake", architecture="none", vocab_size=tokenizer.vocab_size, max_model_len=8192,
-            num_blocks=64, eos_token_ids=tokenizer.eos_token_ids,
-        )  # fmt: skip
-        self.engine = FakeEngine(info, says(tokenizer.encode(text, add_special_tokens=False)))
-        service = Service(
-            engine=self.engine,
-            config=ServerConfig(**config),
-            seeds=SeedSource(0),
-            model_name="fake",
-            tokenizer=tokenizer,
-            template=template,
-        )
-        transport = httpx.ASGITransport(build_app(service))
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
-
-    def ask(self, path: str, **fields: Any) -> Any:
-        reply = post(self.client, path, fields)
+    def answer(self, path: str, **fields: Any) -> Any:
+        reply = self.ask(path, **fields)
         assert reply.status_code == 200, reply.text
         return reply.json()
 
@@ -83,7 +61,7 @@ class Server:
 def test_an_answer_on_two_channels(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     server = Server(tokenizer, template, ANSWER)
     path = "/v1/chat/completions"
-    reply = server.ask(path, messages=ASKED, n=2)
+    reply = server.answer(path, messages=ASKED, n=2)
     message = reply["choices"][1]["message"]
     assert (message["reasoning_content"], message["content"]) == ("They say hi.", "Hello!")
     details = reply["usage"]["completion_tokens_details"]
@@ -92,17 +70,17 @@ def test_an_answer_on_two_channels(tokenizer: Tokenizer, template: ChatTemplate)
     deltas = [chunk["choices"][0]["delta"] for chunk in events(streamed)]
     for name in ("reasoning_content", "content"):
         assert "".join(delta.get(name, "") for delta in deltas) == message[name]
-    content = server.ask("/v1/messages", messages=ASKED, max_tokens=100)["content"]
+    content = server.answer("/v1/messages", messages=ASKED, max_tokens=100)["content"]
     assert [block["type"] for block in content] == ["thinking", "text"]
-    message = server.ask("/api/chat", messages=ASKED, stream=False)["message"]
+    message = server.answer("/api/chat", messages=ASKED, stream=False)["message"]
     assert (message["thinking"], message["content"]) == ("They say hi.", "Hello!")
-    output = server.ask("/v1/responses", input="hi")["output"]
+    output = server.answer("/v1/responses", input="hi")["output"]
     assert [item["content"][0]["text"] for item in output] == ["They say hi.", "Hello!"]
 
 
 def test_without_a_parser_marks_have_no_text(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     server = Server(tokenizer, template, ANSWER, reasoning_parser="none")
-    (choice,) = server.ask("/v1/chat/completions", messages=ASKED)["choices"]
+    (choice,) = server.answer("/v1/chat/completions", messages=ASKED)["choices"]
     said = "analysisThey say hi.assistantfinalHello!"
     assert choice["message"] == {"role": "assistant", "content": said}
 
@@ -133,9 +111,9 @@ def test_each_channel_goes_on(
     server = Server(tokenizer, template, text)
     messages = [*ASKED, {"role": "assistant", **last}]
     given = last.get("content", "") or last["reasoning_content"]
-    prompt = server.ask("/v1/chat/completions/render", messages=messages)["prompt"]
+    prompt = server.answer("/v1/chat/completions/render", messages=messages)["prompt"]
     assert prompt.endswith(f"<|start|>assistant{header}{given}")
-    (choice,) = server.ask("/v1/chat/completions", messages=messages)["choices"]
+    (choice,) = server.answer("/v1/chat/completions", messages=messages)["choices"]
     message = choice["message"]
     assert (message.get("reasoning_content"), message["content"]) == (reasoning, content)
 
@@ -159,7 +137,7 @@ def test_a_budget(
 ) -> None:
     server = Server(tokenizer, template, ANSWER)
     messages = [*ASKED, {"role": "assistant", **last}] if last else ASKED
-    server.ask(
+    server.answer(
         "/v1/chat/completions",
         messages=messages,
         max_thinking_tokens=budget,
@@ -174,9 +152,9 @@ def test_a_budget(
 def test_how_hard_to_think(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     server = Server(tokenizer, template, ANSWER)
     path = "/v1/chat/completions/render"
-    assert "Reasoning: low" in server.ask(path, messages=ASKED, reasoning_effort="low")["prompt"]
-    server.ask("/api/chat", messages=ASKED, think="high", stream=False)
+    assert "Reasoning: low" in server.answer(path, messages=ASKED, reasoning_effort="low")["prompt"]
+    server.answer("/api/chat", messages=ASKED, think="high", stream=False)
     assert "Reasoning: high" in tokenizer.decode(server.engine.requests[-1].prompt_token_ids)
-    server.ask("/v1/responses", input="hi", reasoning={"effort": "none"})
+    server.answer("/v1/responses", input="hi", reasoning={"effort": "none"})
     thinking = server.engine.requests[-1].thinking
     assert thinking is not None and thinking.budget == 0

@@ -12,39 +12,20 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_engine import FakeEngine, says
+from fake_service import FakeServer
 
-from legato.config import ServerConfig
-from legato.models.info import ModelInfo
-from legato.sampling_params import SeedSource
 from legato.server.app import build_app
 from legato.server.service import Service
 from legato.text.template import load_chat_template
-from legato.text.tokenizer import load_tokenizer
+from legato.text.tokenizer import Tokenizer
 
 LENGTH = 2_000_000  # characters: half a second of encoding
 
 
 @pytest.fixture(scope="module")
-def service(model_path: Path) -> Service:
-    tokenizer = load_tokenizer(model_path)
-    info = ModelInfo(
-        name="fake",
-        architecture="none",
-        vocab_size=tokenizer.vocab_size,
-        max_model_len=LENGTH,
-        num_blocks=64,
-        eos_token_ids=[2],
-    )
-    engine = FakeEngine(info, says(tokenizer.encode("one two", add_special_tokens=False)))
-    return Service(
-        engine=engine,
-        config=ServerConfig(),
-        seeds=SeedSource(0),
-        model_name="fake",
-        tokenizer=tokenizer,
-        template=load_chat_template(model_path),
-    )
+def service(model_path: Path, tokenizer: Tokenizer) -> Service:
+    template = load_chat_template(model_path)
+    return FakeServer(tokenizer, template, "one two", max_model_len=LENGTH).service
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from test_edges import Build, build, tokenizer  # noqa: F401  (fixtures)
+from fake_service import Build
 
 from legato.server.completion_request import CompletionRequest
 from legato.server.openai_chat import ChatRequest
@@ -45,7 +45,7 @@ async def check(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(("path", "schema", "body"), ENDPOINTS)
-def test_odd_values(build: Build, path: str, schema: Any, body: dict[str, Any]) -> None:  # noqa: F811
+def test_odd_values(build: Build, path: str, schema: Any, body: dict[str, Any]) -> None:
     client, _ = build("hello world")
 
     async def all_of_them() -> None:
@@ -56,7 +56,7 @@ def test_odd_values(build: Build, path: str, schema: Any, body: dict[str, Any]) 
     asyncio.run(all_of_them())
 
 
-def test_odd_messages(build: Build) -> None:  # noqa: F811
+def test_odd_messages(build: Build) -> None:
     client, _ = build("hello world")
 
     async def all_of_them() -> None:

@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from fake_engine import FakeEngine, says
-from test_edges import events, post
+from fake_service import FakeServer, post
+from test_edges import events
 
-from legato.config import ServerConfig
-from legato.models.info import ModelInfo
-from legato.sampling_params import SeedSource
-from legato.server.app import build_app
-from legato.server.service import Service
 from legato.text.template import ChatTemplate
-from legato.text.tokenizer import load_tokenizer
+from legato.text.tokenizer import Tokenizer
 
 ASKED = [{"role": "user", "content": "hi"}]
 OPENS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 OPENS += "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_path: Path) -> Any:
-    return load_tokenizer(model_path)
-
-
-def ask(tokenizer: Any, says_this: str, last: dict[str, Any] | None, **fields: Any) -> Any:
+def ask(tokenizer: Tokenizer, says_this: str, last: dict[str, Any] | None, **fields: Any) -> Any:
     """The message of a whole answer; the same streamed must be equal."""
     parser = fields.pop("parser", "auto")
-    info = ModelInfo(
-        name="fake", architecture="none", vocab_size=tokenizer.vocab_size, max_model_len=256,
-        num_blocks=64, eos_token_ids=[2],
-    )  # fmt: skip
-    service = Service(
-        engine=FakeEngine(info, says(tokenizer.encode(says_this, add_special_tokens=False))),
-        config=ServerConfig(reasoning_parser=parser),
-        seeds=SeedSource(0),
-        model_name="fake",
-        tokenizer=tokenizer,
-        template=ChatTemplate(OPENS),
-    )
-    client = httpx.AsyncClient(
-        transport=httpx.ASGITransport(build_app(service)), base_url="http://test"
-    )
+    client = FakeServer(tokenizer, ChatTemplate(OPENS), says_this, reasoning_parser=parser).client
     messages = [*ASKED, {"role": "assistant", **last}] if last else ASKED
     body = {"messages": messages, "n": 2, **fields}
     reply = post(client, "/v1/chat/completions", body).json()
@@ -73,7 +47,7 @@ def ask(tokenizer: Any, says_this: str, last: dict[str, Any] | None, **fields: A
     ],
 )
 def test_parted(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     last: dict[str, Any] | None,
     says_this: str,
     reasoning: str | None,
@@ -82,7 +56,7 @@ def test_parted(
     assert ask(tokenizer, says_this, last) == (reasoning, content)
 
 
-def test_echo_repeats_both_fields(tokenizer: Any) -> None:
+def test_echo_repeats_both_fields(tokenizer: Tokenizer) -> None:
     begun = {"reasoning_content": "Okay"}
     answer = ask(tokenizer, ", so.\n</think>\n\nIt is", begun, echo=True)
     assert answer == ("Okay, so.", "It is")
@@ -90,6 +64,6 @@ def test_echo_repeats_both_fields(tokenizer: Any) -> None:
     assert ask(tokenizer, " is", begun, echo=True) == ("Okay.", "It is")
 
 
-def test_no_parser(tokenizer: Any) -> None:
+def test_no_parser(tokenizer: Tokenizer) -> None:
     text = "Okay.\n</think>\n\nIt is"
     assert ask(tokenizer, text, None, parser="none") == (None, text)

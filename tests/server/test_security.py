@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_service import Build, post
 from running_server import MODEL, SETTINGS, RunningServer, start_server
-from test_edges import Build, build, post, tokenizer  # noqa: F401  (fixtures)
 
 SOURCES = Path(__file__).parents[2] / "src" / "legato"
 # Modules that run what they read, and a name that would make transformers do so.
@@ -82,7 +82,7 @@ def test_the_ear_hears() -> None:
 CANARY = "/etc/canary-4711"
 
 
-def test_paths_in_requests_are_never_opened(build: Build, tmp_path: Path) -> None:  # noqa: F811
+def test_paths_in_requests_are_never_opened(build: Build, tmp_path: Path) -> None:
     """Every text field of every endpoint holds one."""
     client, _ = build("hello world", trust_request_chat_template=True)
     document = asyncio.run(client.get("/openapi.json")).json()
@@ -128,7 +128,7 @@ def test_code_in_a_models_folder_is_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_every_key_is_compared_whatever_the_first_says(
-    build: Build,  # noqa: F811
+    build: Build,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compared: list[tuple[bytes, bytes]] = []

@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from fake_engine import FakeEngine, says
-from test_edges import post
+from fake_service import FakeServer
 from test_reasoning import ASKED, OPENS
 
-from legato.config import ServerConfig
-from legato.models.info import ModelInfo
-from legato.sampling_params import SeedSource
-from legato.server.app import build_app
-from legato.server.service import Service
 from legato.text.template import ChatTemplate
-from legato.text.tokenizer import Tokenizer, load_tokenizer
+from legato.text.tokenizer import Tokenizer
 
 GOES_ON = ", so.\n</think>\n\nIt is"
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_path: Path) -> Tokenizer:
-    return load_tokenizer(model_path)
-
-
-class Speaker:
-    """A server whose answer is ``text``."""
-
-    def __init__(self, tokenizer: Tokenizer, text: str = GOES_ON, **config: Any) -> None:
-        info = ModelInfo(
-            name="fake", architecture="none", vocab_size=tokenizer.vocab_size, max_model_len=256,
-            num_blocks=64, eos_token_ids=[2],
-        )  # fmt: skip
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        self.engine = FakeEngine(info, says(ids))
-        service = Service(
-            engine=self.engine,
-            config=ServerConfig(**config),
-            seeds=SeedSource(0),
-            model_name="fake",
-            tokenizer=tokenizer,
-            template=ChatTemplate(OPENS),
-        )
-        transport = httpx.ASGITransport(build_app(service))
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
-
-    def ask(self, path: str, **fields: Any) -> httpx.Response:
-        return post(self.client, path, fields)
+def speaker(tokenizer: Tokenizer, text: str = GOES_ON, **config: Any) -> FakeServer:
+    return FakeServer(tokenizer, ChatTemplate(OPENS), text, **config)
 
 
 def begun(content: Any, **more: Any) -> Any:
@@ -60,7 +26,7 @@ def begun(content: Any, **more: Any) -> Any:
 
 @pytest.mark.parametrize("echo", [False, True])
 def test_anthropic(tokenizer: Tokenizer, echo: bool) -> None:
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     messages = begun([{"type": "thinking", "thinking": "Okay", "signature": "x"}])
     asked: dict[str, Any] = {"messages": messages, "max_tokens": 50, "echo": echo}
     thinking, text = server.ask("/v1/messages", **asked).json()["content"]
@@ -74,7 +40,7 @@ def test_anthropic(tokenizer: Tokenizer, echo: bool) -> None:
 
 @pytest.mark.parametrize("echo", [False, True])
 def test_ollama(tokenizer: Tokenizer, echo: bool) -> None:
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     asked: dict[str, Any] = {"messages": begun("", thinking="Okay"), "echo": echo}
     message = server.ask("/api/chat", **asked, stream=False).json()["message"]
     assert message["thinking"] == "Okay" * echo + ", so." and message["content"] == "It is"
@@ -85,7 +51,7 @@ def test_ollama(tokenizer: Tokenizer, echo: bool) -> None:
 
 @pytest.mark.parametrize("echo", [False, True])
 def test_responses(tokenizer: Tokenizer, echo: bool) -> None:
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     thought = {"type": "reasoning_text", "text": "Okay"}
     item = {"type": "reasoning", "status": "in_progress", "summary": [], "content": [thought]}
     asked: dict[str, Any] = {"input": [*ASKED, item], "echo": echo}
@@ -101,7 +67,7 @@ def test_responses(tokenizer: Tokenizer, echo: bool) -> None:
 
 
 def test_thoughts_that_are_over(tokenizer: Tokenizer) -> None:
-    server = Speaker(tokenizer, "It is")
+    server = speaker(tokenizer, "It is")
     thinking = {"type": "thinking", "thinking": "Okay."}
     for nothing in ({"type": "text", "text": ""}, ""):
         messages = begun([thinking, nothing])
@@ -111,7 +77,7 @@ def test_thoughts_that_are_over(tokenizer: Tokenizer) -> None:
 
 def test_an_answer_cut_behind_its_thoughts(tokenizer: Tokenizer) -> None:
     """What comes back says that the thoughts are over, so that they are not gone on with."""
-    server = Speaker(tokenizer, "So.\n</think>\n\n")
+    server = speaker(tokenizer, "So.\n</think>\n\n")
     asked: dict[str, Any] = {"messages": ASKED, "max_tokens": 9}
     reply = server.ask("/v1/messages", **asked).json()
     assert [block["type"] for block in reply["content"]] == ["thinking", "text"]
@@ -127,7 +93,7 @@ def test_an_answer_cut_behind_its_thoughts(tokenizer: Tokenizer) -> None:
     assert said_before(server, tokenizer).endswith(before)
 
 
-def said_before(server: Speaker, tokenizer: Tokenizer) -> str:
+def said_before(server: FakeServer, tokenizer: Tokenizer) -> str:
     request = server.engine.requests[-1]
     ids = request.prompt_token_ids + request.output_token_ids
     return tokenizer.decode(ids, skip_special_tokens=False) + request.pending.decode()
@@ -136,9 +102,9 @@ def said_before(server: Speaker, tokenizer: Tokenizer) -> str:
 @pytest.mark.parametrize("path", ["/v1/messages", "/api/chat"])
 def test_the_servers_policy(tokenizer: Tokenizer, path: str) -> None:
     asked = {"messages": begun("It is "), **({"max_tokens": 9} if "v1" in path else {})}
-    refused = Speaker(tokenizer, assistant_prefill="reject").ask(path, **asked)
+    refused = speaker(tokenizer, assistant_prefill="reject").ask(path, **asked)
     assert refused.status_code == 400 and "continue_final_message" in refused.text
-    new = Speaker(tokenizer, assistant_prefill="new-turn")
+    new = speaker(tokenizer, assistant_prefill="new-turn")
     assert new.ask(path, **asked).status_code == 200
     prompt = tokenizer.decode(new.engine.requests[-1].prompt_token_ids, skip_special_tokens=False)
     assert prompt.endswith("It is <|im_end|>\n<|im_start|>assistant\n<think>\n")
@@ -158,7 +124,7 @@ def test_the_servers_policy(tokenizer: Tokenizer, path: str) -> None:
 def test_special_tokens_are_text_unless_asked_for(
     tokenizer: Tokenizer, path: str, body: dict[str, Any]
 ) -> None:
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     ends = []
     for parse in (False, True):
         assert server.ask(path, **body, parse_special_tokens=parse).status_code == 200
@@ -185,7 +151,7 @@ def test_special_tokens_are_text_unless_asked_for(
 def test_what_anthropics_messages_cannot_be(
     tokenizer: Tokenizer, message: dict[str, Any], field: str
 ) -> None:
-    reply = Speaker(tokenizer).ask("/v1/messages", messages=[message], max_tokens=9)
+    reply = speaker(tokenizer).ask("/v1/messages", messages=[message], max_tokens=9)
     assert reply.status_code == 400 and field in reply.json()["error"]["message"]
 
 
@@ -201,17 +167,17 @@ def test_what_anthropics_messages_cannot_be(
     ],
 )
 def test_what_thinking_cannot_be(tokenizer: Tokenizer, thinking: dict[str, Any]) -> None:
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     reply = server.ask("/v1/messages", messages=ASKED, max_tokens=9, thinking=thinking)
     assert reply.status_code == 400 and "thinking" in reply.json()["error"]["message"]
 
 
 def test_routes_that_clients_probe(tokenizer: Tokenizer) -> None:
-    server = Speaker(tokenizer, api_key="secret")
+    server = speaker(tokenizer, api_key="secret")
     for method in ("GET", "HEAD"):
         reply = asyncio.run(server.client.request(method, "/"))
         assert reply.status_code == 200
-    server = Speaker(tokenizer)
+    server = speaker(tokenizer)
     assert asyncio.run(server.client.get("/")).text == "Ollama is running"
     assert "thinking" in server.ask("/api/show", model="fake").json()["capabilities"]
     made = server.ask("/v1/responses", input="hi").json()["id"]
