@@ -37,9 +37,13 @@ class Threads {
   using Entry = void (*)(const void* context, int thread);
   void start(Entry entry, const void* context);
   void serve(int thread);
+  void note_place(int thread);
+  void take_place(int thread);
 
   struct alignas(64) Place {
     uint32_t target = 0;  // what arrived_ is when everybody has come to the thread's next barrier
+    uint32_t job = 0;     // that the thread began last
+    std::atomic<uint64_t> seat{0};  // job << 32 | the processor it was last seen on
   };
 
   // Each has a cache line of its own: waiting threads read theirs all the time. Both count modulo 2^32.
@@ -48,6 +52,7 @@ class Threads {
   alignas(64) Entry entry_ = nullptr;  // null asks the threads to end
   const void* context_ = nullptr;
   const int count_;
+  const bool has_room_;  // a processor for each, and more than one of them
   const Idle idle_;
   std::vector<Place> places_;
   std::vector<std::thread> workers_;

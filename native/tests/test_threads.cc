@@ -1,4 +1,6 @@
 // The team of threads: everyone runs, barriers order memory, sizes change nothing. And the plan's barriers.
+#include <sched.h>
+
 #include <atomic>
 #include <cstdio>
 #include <string>
@@ -77,6 +79,30 @@ void test_idle(int count) {
   check(done.load() == 80, std::to_string(count) + " threads: idle work was not done once");
 }
 
+// However they met on one processor, the next job finds them on two.
+void test_apart() {
+  cpu_set_t all;
+  sched_getaffinity(0, sizeof all, &all);
+  if (CPU_COUNT(&all) < 2) return;
+  Threads threads(2);
+  int together = 0, apart = 0;
+  for (int job = 0; job < 100; ++job) {
+    const int here = sched_getcpu();
+    threads.run([&](int thread) {
+      if (thread == 0) return;
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(static_cast<size_t>(here), &one);
+      sched_setaffinity(0, sizeof one, &one);
+      sched_setaffinity(0, sizeof all, &all);
+    });
+    int processors[2];
+    threads.run([&](int thread) { processors[thread] = sched_getcpu(); });
+    ++(processors[0] == processors[1] ? together : apart);
+  }
+  check(apart > 90, "threads stayed on one processor in " + std::to_string(together) + " of 100 jobs");
+}
+
 void test_run(int count) {
   Threads threads(count);
   int total = 0;
@@ -143,6 +169,7 @@ int main() {
     test_turns(count, true);
     test_turns(count, false);
   }
+  test_apart();
   test_shares();
   test_plan();
   std::printf("%d failures\n", failures);

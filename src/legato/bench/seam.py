@@ -20,6 +20,7 @@ from legato.errors import RequestError
 
 ENDPOINTS = ("chat", "completions")
 FEW = 6  # tokens that show most differences
+TIMES = 3  # that a continuation is asked for to be timed; the median counts
 NEAR = 3  # tokens that a miss is shown with, on either side
 
 
@@ -83,9 +84,9 @@ class Seam:
         end = len(answer.text)
         middle = min(answer.reply.boundaries, key=lambda place: abs(place - end // 2))
         for place in sorted({min(middle, end), min(middle + 1, end), end} - {0}):
-            reply = await self.client.ask(answer.question, answer.text[:place], 4)
-            if not reply.error and reply.arrivals:
-                self.resumed.add(reply)
+            given = answer.text[:place]
+            replies = [await self.client.ask(answer.question, given, 4) for _ in range(TIMES)]
+            self.resumed.add([reply for reply in replies if not reply.error and reply.arrivals])
 
     async def cut(self, answer: Answer, every: int) -> None:
         """All its cuts, ``concurrency`` at a time."""
