@@ -43,14 +43,15 @@ cpu_set_t allowed() {
   return set;
 }
 
+int processors() {
+  const cpu_set_t set = allowed();
+  return CPU_COUNT(&set);
+}
+
 }  // namespace
 
 Threads::Threads(int count, Idle idle)
-    : count_(count), has_room_([&] {
-        const cpu_set_t set = allowed();
-        return count > 1 && CPU_COUNT(&set) >= count;
-      }()),
-      idle_(std::move(idle)), places_(count) {
+    : count_(count), has_room_(count > 1 && processors() >= count), idle_(std::move(idle)), places_(count) {
   for (int thread = 1; thread < count; ++thread) {
     workers_.emplace_back([this, thread] { serve(thread); });
   }

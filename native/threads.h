@@ -41,8 +41,8 @@ class Threads {
   void take_place(int thread);
 
   struct alignas(64) Place {
-    uint32_t target = 0;  // what arrived_ is when everybody has come to the thread's next barrier
-    uint32_t job = 0;     // that the thread began last
+    uint32_t target = 0;            // what arrived_ is when everybody has come to the thread's next barrier
+    uint32_t job = 0;               // that the thread began last
     std::atomic<uint64_t> seat{0};  // job << 32 | the processor it was last seen on
   };
 
