@@ -2,9 +2,10 @@
 
 First a storm: connections that come and go at random moments (``--connections``). Then, all at once:
 streams that are compared with what they said in peace, connections that come and go, clients that
-never read, engines that are killed. After each nothing may be left: no choice, block, file, thread or
-task; memory may not have grown. An engine without work checks its blocks, and ends if they do not
-balance, which is counted. Ends with 1 and says what was wrong.
+never read, requests that are refused, engines that are killed. After each nothing may be left: no
+choice, block, file, thread or task; memory may not have grown. An engine without work checks its
+blocks, and ends if they do not balance, which is counted. Ends with 1 and says what was wrong.
+It may be stopped for minutes, with its server and engine (SIGSTOP, SIGCONT): that time is added.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import random
 import signal
@@ -44,41 +46,70 @@ GROWTH = 40 << 20  # bytes that either process may have grown by
 POOL = "64MB"  # small, so that all of it is in use soon, and answers are preempted
 AT_ONCE = 100  # connections of the storm
 BLOCK_CHECK = 1.5  # seconds after which an engine without work has checked its blocks
+LOOK_EVERY = 60.0  # seconds between two lines that say how it goes
+STOPPED = 5.0  # a task that wakes up so many seconds late was stopped
+MOST_PROBLEMS = 20
+TRIES = 20
+KINDS = 20  # of streams
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+REFUSED = {
+    "prompt": "word " * 200_000,
+    "stop": ["x"] * 100_000,
+    "top_k": 10**30,
+    "metadata": json.loads("[" * 200 + "]" * 200),
+    "grammar": "root ::= other",
+}
 Grown = dict[str, int]  # process -> bytes
+Said = list[tuple[int, str]]
 
 
 class Soak:
+    """``problems``: what went wrong; it goes on all the same, since more may."""
+
     def __init__(self, server: RunningServer, seconds: float, *, kill: bool) -> None:
-        self.server, self.kill = server, kill
-        self.start = time.monotonic()
-        self.end = self.start + seconds
+        self.server, self.kill, self.seconds = server, kill, seconds
+        self.end = 0.0
         self.random = random.Random(0)
-        self.counts = {"streams": 0, "connections": 0, "never read": 0, "kills": 0}
-        self.expected: dict[int, list[tuple[int, str]]] = {}
+        self.counts = {"streams": 0, "connections": 0, "never read": 0, "refused": 0, "kills": 0}
+        self.expected: dict[int, Said] = {}
+        self.problems: list[str] = []
+        self.paused = 0.0  # seconds in which this process was stopped
 
     @property
     def goes_on(self) -> bool:
-        return time.monotonic() < self.end
+        return time.monotonic() < self.end and len(self.problems) < MOST_PROBLEMS
+
+    async def peace(self) -> None:
+        """What each stream says when nothing else happens."""
+        async with client(self.server) as http:
+            for number in range(KINDS):
+                self.expected[number] = await self.said(http, number)
+            await self.refused(http)
 
     async def streams(self) -> None:
         """Each is what it was in peace."""
         async with client(self.server) as http:
             while self.goes_on:
-                number = self.random.randrange(20)
-                if await self.said(http, number) != self.expected[number]:
-                    raise AssertionError(
-                        f"stream {number} says something else than it said in peace"
-                    )
+                number = self.random.randrange(KINDS)
+                try:
+                    found = await self.said(http, number)
+                except (AssertionError, httpx.HTTPError) as error:
+                    self.wrong(f"stream {number} ended with {error!r}")
+                    continue
                 self.counts["streams"] += 1
+                if found != self.expected[number]:
+                    self.wrong(f"stream {number}: {found}, in peace {self.expected[number]}")
 
-    async def said(self, http: httpx.AsyncClient, number: int) -> list[tuple[int, str]]:
-        body = {
-            "prompt": f"{number}. A story:",
-            "max_tokens": 30 + number,
-            "seed": number,
-            "user": "soak",
-        }
-        _, text = await tell(http, body)
+    async def said(self, http: httpx.AsyncClient, number: int) -> Said:
+        """Sampled and greedy, several choices, log-probabilities, a schema."""
+        body = {"prompt": f"{number}. A story:", "max_tokens": 30 + number, "seed": number}
+        extra = ({}, {"temperature": 0}, {"n": 2}, {"logprobs": 2}, {"guided_json": SCHEMA})
+        _, text = await tell(http, body | extra[number % len(extra)] | {"user": "soak"})
         return said(text)
 
     async def connections(self) -> None:
@@ -94,28 +125,75 @@ class Soak:
                 made.close()
             self.counts["never read"] += 16
 
+    async def nonsense(self) -> None:
+        async with client(self.server) as http:
+            while self.goes_on:
+                await asyncio.sleep(self.random.uniform(1, 10))
+                await self.refused(http)
+
+    async def refused(self, http: httpx.AsyncClient) -> None:
+        """Each in its way, and by name. The grammar is another one each time: outcomes are remembered."""
+        first = self.random.randrange(10**6)
+        explosive = {"patternProperties": {f"^{first + i}": {} for i in range(900)}}
+        for field, value in {**REFUSED, "guided_json": explosive}.items():
+            try:
+                reply = await http.post("/v1/completions", json={"prompt": "a"} | {field: value})
+            except httpx.HTTPError as error:
+                self.wrong(f"{field} ended with {error!r}")
+                continue
+            self.counts["refused"] += 1
+            if reply.status_code != 400 or reply.json()["error"]["param"] != field:
+                self.wrong(f"{field} was answered: {reply.text[:200]}")
+
     async def kills(self) -> None:
+        """Of engines that serve; one in ten of the next while it loads, too."""
         while self.kill and self.goes_on:
-            await asyncio.sleep(self.random.uniform(5, 30))
-            with suppress(AssertionError, ProcessLookupError):
-                os.kill(engine_pid(self.server), signal.SIGKILL)
-                self.counts["kills"] += 1
+            await asyncio.to_thread(ready, self.server)
+            await asyncio.sleep(self.random.uniform(3, 30))
+            self.kill_one()
+            if self.random.random() < 0.1:
+                await asyncio.sleep(self.random.random())
+                self.kill_one()
+
+    def kill_one(self) -> None:
+        with suppress(AssertionError, OSError):  # there is none just now
+            os.kill(engine_pid(self.server), signal.SIGKILL)
+            self.counts["kills"] += 1
+
+    async def clock(self) -> None:
+        """Tells how it goes. Time in which everything was stopped (SIGSTOP) does not count."""
+        next_look, last = time.monotonic() + LOOK_EVERY, time.monotonic()
+        while self.goes_on:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            if now - last > STOPPED:
+                self.paused += now - last
+                self.end += now - last
+            last = now
+            if now > next_look:
+                next_look = now + LOOK_EVERY
+                await self.tell()
+
+    async def tell(self) -> None:
+        with suppress(AssertionError, OSError, httpx.HTTPError):  # no engine just now
+            sizes = await asyncio.to_thread(memory, self.server)
+            left = f"{max(self.end - time.monotonic(), 0) / 60:.1f} minutes left"
+            paused = f", stopped for {self.paused:.0f} s" if self.paused else ""
+            print(f"{left}{paused}; {self.counts}; {shown(sizes)}", flush=True)
+
+    def wrong(self, problem: str) -> None:
+        print(problem, flush=True)
+        self.problems.append(problem)
 
     async def run(self) -> Grown:
         """Returns the processes' memory after the warm-up."""
-        async with client(self.server) as http:
-            for number in range(20):
-                self.expected[number] = await self.said(http, number)
+        self.end = time.monotonic() + self.seconds
         work = [self.streams() for _ in range(8)]
-        tasks = [
-            asyncio.create_task(one)
-            for one in (*work, self.connections(), self.slow(), self.kills())
-        ]
-        everything = asyncio.gather(*tasks)
-        warm_up = asyncio.create_task(asyncio.sleep(min(WARM_UP, (self.end - self.start) / 5)))
+        more = (self.connections(), self.slow(), self.nonsense(), self.kills(), self.clock())
+        everything = asyncio.gather(*(asyncio.create_task(one) for one in (*work, *more)))
+        warm_up = asyncio.create_task(asyncio.sleep(min(WARM_UP, self.seconds / 5)))
         await asyncio.wait((warm_up, everything), return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(ready, self.server)
-        warm = memory(self.server)
+        warm = await asyncio.to_thread(memory_when_ready, self.server)
         await everything
         return warm
 
@@ -128,6 +206,7 @@ def main() -> int:
     asked = parser.parse_args()
     flags = ("--kv-cache-memory", POOL, "--max-model-len", "2048", "--log-level", "error")
     server = start_server(MODEL, *flags)
+    server.patience = 600  # everything may be stopped for minutes
     try:
         problems = storm(server, asked.connections) if asked.connections else []
         if asked.minutes:
@@ -178,13 +257,14 @@ def remains(left: Callable[[], object]) -> list[str]:
 
 def mixed(server: RunningServer, soak: Soak) -> list[str]:
     """Returns what is wrong."""
+    asyncio.run(soak.peace())
     before = state(server)
     warm = asyncio.run(soak.run())
     ready(server)
     changing = {"engine", "engine files", "engine threads"}  # it may be another one
-    problems = remains(lambda: left_over(before, state(server)).keys() - changing)
+    problems = soak.problems + remains(lambda: left_over(before, state(server)).keys() - changing)
     at_rest(server)
-    grown = {name: size - warm[name] for name, size in memory(server).items()}
+    grown = {name: size - warm[name] for name, size in memory_when_ready(server).items()}
     print(f"{soak.counts}; since the warm-up grown by {shown(grown)}", flush=True)
     restarts = round(server.metric("engine_restarts_total"))
     if restarts:
@@ -192,12 +272,22 @@ def mixed(server: RunningServer, soak: Soak) -> list[str]:
     problems += too_much(grown)
     if restarts > soak.counts["kills"]:
         problems.append(f"{restarts} engines ended, {soak.counts['kills']} were killed")
+    print(f"{len(problems)} problems", flush=True)
     return problems
 
 
 def ready(server: RunningServer) -> None:
     """There is an engine."""
     settled(lambda: server.http.get("/ready").status_code == 200)
+
+
+def memory_when_ready(server: RunningServer) -> Grown:
+    """An engine may be killed at any moment, also at this one."""
+    for _ in range(TRIES):
+        ready(server)
+        with suppress(AssertionError, OSError):
+            return memory(server)
+    raise AssertionError("no engine lives long enough to be measured")
 
 
 def at_rest(server: RunningServer) -> None:

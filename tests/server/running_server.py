@@ -22,10 +22,11 @@ SETTINGS = ("--kv-cache-memory", "300MB", "--max-model-len", "2048")
 class RunningServer:
     url: str
     process: subprocess.Popen[str]
+    patience: float = 60  # seconds to wait for a reply
 
     @property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        return httpx.Client(base_url=self.url, timeout=self.patience)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -34,7 +35,8 @@ class RunningServer:
 
     def metric(self, name: str, labels: str = "") -> float:
         """The value of a metric; ``labels`` as they are written, if it has any."""
-        text = self.http.get("/metrics").text
+        with self.http as http:  # its connection would count among those that are open
+            text = http.get("/metrics").text
         found = re.search(
             rf"^legato:{name}{re.escape(labels and '{' + labels + '}')} (\S+)$", text, re.MULTILINE
         )

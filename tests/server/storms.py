@@ -18,6 +18,7 @@ from running_server import RunningServer, engine_pid
 
 WATCHED: dict[str, int] = {}  # what ``left_over`` found last
 PAGE = os.sysconf("SC_PAGE_SIZE")
+LOOK = 0.05  # seconds between two
 
 
 def client(server: RunningServer) -> httpx.AsyncClient:
@@ -38,15 +39,19 @@ async def tell(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, st
 
 
 def said(events: str) -> list[tuple[int, str]]:
-    """What a streamed completion said: each choice's text and why it ended. How it was cut into events is a
-    matter of load."""
+    """What a streamed completion said: each choice's text, why it ended, and its log-probabilities. How it
+    was cut into events is a matter of load."""
     texts: dict[int, str] = {}
+    numbers: dict[int, list[float]] = {}
     for line in events.splitlines():
         if line.startswith("data: {"):
             for choice in json.loads(line.removeprefix("data: ")).get("choices", ()):
+                index = choice["index"]
                 ending = f" <{choice['finish_reason']}>" if choice["finish_reason"] else ""
-                texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"] + ending
-    return sorted(texts.items())
+                texts[index] = texts.get(index, "") + choice["text"] + ending
+                if choice.get("logprobs"):
+                    numbers.setdefault(index, []).extend(choice["logprobs"]["token_logprobs"])
+    return [(index, f"{text} {numbers.get(index, '')}") for index, text in sorted(texts.items())]
 
 
 async def come_and_go(
@@ -133,7 +138,9 @@ def memory(server: RunningServer) -> dict[str, int]:
 
 
 def settled(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come to rest: " + str(WATCHED)
-        time.sleep(0.05)
+    """Waits for it. The time is counted in looks: who was stopped meanwhile (SIGSTOP) loses none of it."""
+    for _ in range(int(seconds / LOOK)):
+        if condition():
+            return
+        time.sleep(LOOK)
+    assert condition(), "it does not come to rest: " + str(WATCHED)

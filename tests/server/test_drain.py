@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_server import SETTINGS, RunningServer, start_server
+from running_server import SETTINGS, RunningServer, engine_pid, start_server
+from storms import settled
 
 BODY = {"prompt": "One, two,", "max_tokens": 400, "ignore_eos": True, "stream": True}
 
@@ -27,9 +32,9 @@ def server(model_path: Path) -> Iterator[RunningServer]:
 class Reader(threading.Thread):
     """Reads a stream to its end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **fields: int) -> None:
         super().__init__()
-        self.url, self.lines = url, [""]
+        self.url, self.lines, self.body = url, [""], {**BODY, **fields}
         self.begun = threading.Event()
         self.start()
         self.begun.wait(20)
@@ -37,7 +42,9 @@ class Reader(threading.Thread):
     def run(self) -> None:
         with (
             suppress(httpx.RemoteProtocolError),
-            httpx.stream("POST", f"{self.url}/v1/completions", json=BODY, timeout=60) as response,
+            httpx.stream(
+                "POST", f"{self.url}/v1/completions", json=self.body, timeout=60
+            ) as response,
         ):
             for line in response.iter_lines():
                 self.lines += [line] if line else []
@@ -70,3 +77,55 @@ def test_a_second_term_stops(server: RunningServer) -> None:
     server.process.wait(10)
     assert time.monotonic() - started < 6
     reader.join(10)
+
+
+def test_what_takes_too_long_is_cut_off(model_path: Path) -> None:
+    """--drain-timeout 1: the stream ends with an error, the server with 0."""
+    server = start_server(str(model_path), *SETTINGS, "--drain-timeout", "1")
+    try:
+        reader = Reader(server.url, max_tokens=1900)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        assert 0.9 < time.monotonic() - started < 10
+        reader.join(10)
+        assert not any("[DONE]" in line for line in reader.lines)
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_loading_is_told(model_path: Path) -> None:
+    """The engine's process is held up while it loads: the server lives, and says that it is not ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "legato.cli", "serve", str(model_path), *SETTINGS]
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    server = RunningServer(f"http://127.0.0.1:{port}", process)
+    try:
+        engine = None
+        while engine is None:
+            with suppress(AssertionError, FileNotFoundError):
+                engine = engine_pid(server)
+        os.kill(engine, signal.SIGSTOP)
+        reply = when_it_listens(server, "/health")
+        assert reply.status_code == 200 and reply.json() == {"status": "loading"}
+        reply = server.http.get("/ready")
+        assert reply.status_code == 503 and reply.json() == {"status": "loading"}
+        refused = server.http.post("/v1/completions", json=BODY)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "not_ready"
+        assert refused.headers["retry-after"]
+        os.kill(engine, signal.SIGCONT)
+        settled(lambda: server.http.get("/ready").status_code == 200)
+        assert server.http.get("/health").json() == {"status": "ready"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def when_it_listens(server: RunningServer, path: str) -> httpx.Response:
+    for _ in range(600):
+        with suppress(httpx.ConnectError):
+            return server.http.get(path)
+        time.sleep(0.05)
+    raise AssertionError("it does not listen")

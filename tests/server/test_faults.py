@@ -230,6 +230,63 @@ def test_a_crash_a_hang_and_no_memory(model_path: Path, undisturbed: list[Stream
         hurt.process.wait(20)
 
 
+def test_a_server_that_was_stopped_does_not_blame_its_engine(
+    model_path: Path, undisturbed: list[Stream]
+) -> None:
+    """A container or a virtual machine that is paused: all stands still for longer than a step may take."""
+    hurt = start_server(
+        str(model_path), *SETTINGS, "--served-model-name", "smollm2", "--step-timeout", "2"
+    )
+
+    async def pause() -> None:
+        stopped = (hurt.process.pid, await engine(hurt))
+        for moment in (0.3, 0.7):
+            await asyncio.sleep(moment)
+            for sign in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in stopped:
+                    os.kill(pid, sign)
+                if sign == signal.SIGSTOP:
+                    await asyncio.sleep(4)
+
+    try:
+        check(asyncio.run(ask_all(hurt.url, pause)), undisturbed)
+        assert hurt.metric("engine_restarts_total") == 0
+    finally:
+        hurt.process.terminate()
+        hurt.process.wait(20)
+
+
+def test_a_request_that_three_engines_die_of_is_given_up(hurt: RunningServer) -> None:
+    """By itself, with an error that says so; the next one is served."""
+    before = hurt.metric("engine_restarts_total")
+    body = {"prompt": "word " * 1900, "max_tokens": 20, "cache_salt": "its own"}
+
+    async def scenario() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=hurt.url, timeout=60) as http:
+            asking = asyncio.create_task(http.post("/v1/completions", json=body))
+            while not hurt.metric("num_requests_running"):  # the first part of its prompt
+                await asyncio.sleep(0.01)
+            while not asking.done():
+                pid = await engine(hurt)
+                resumed = hurt.metric("requests_resumed_total")
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSEGV)
+                deadline = time.monotonic() + 20
+                while not asking.done() and hurt.metric("requests_resumed_total") == resumed:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.01)
+            return await asking
+
+    reply = asyncio.run(scenario())
+    assert reply.status_code == 500
+    assert reply.json()["error"]["code"] == "engine_died_repeatedly"
+    assert "3 engines in a row" in reply.json()["error"]["message"]
+    asyncio.run(engine(hurt))
+    assert hurt.metric("engine_restarts_total") == before + 3  # it was tried three times
+    good = {"prompt": "One, two,", "max_tokens": 3}
+    assert httpx.post(f"{hurt.url}/v1/completions", json=good, timeout=60).status_code == 200
+
+
 def test_requests_wait_for_the_next_engine(hurt: RunningServer) -> None:
     os.kill(asyncio.run(engine(hurt)), signal.SIGKILL)
     deadline = time.monotonic() + 5

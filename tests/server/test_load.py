@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -170,6 +171,26 @@ def test_clients_that_never_read(wide: RunningServer) -> None:
     settled(lambda: not left_over(before, state(wide)), 20)
     print(f"\n256 clients that never read: another's first token {first:.2f} s; {grown} MB more")
     assert first < 4 and grown < 150
+
+
+def test_who_reads_late_misses_nothing(wide: RunningServer) -> None:
+    """More than the kernel keeps for a client that does not read: the engine is long done with it."""
+    body = {"prompt": "A story:", "n": 8, "max_tokens": 800, "logprobs": 20, "ignore_eos": True}
+    body |= {"seed": 1, "stream": True, "stream_options": {"continuous_usage_stats": True}}
+    _, at_once = asyncio.run(_tell(wide, body))
+    before = memory(wide)["server"]
+    small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
+    transport = httpx.HTTPTransport(socket_options=small)
+    with (
+        httpx.Client(base_url=wide.url, transport=transport, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        settled(lambda: running(wide) == 0, 150)
+        kept = memory(wide)["server"] - before
+        late = response.read().decode()
+    print(f"\n{len(late) >> 10} KB that nobody read: {kept >> 10} KB more")
+    assert len(late) > 4 << 20 and said(late) == said(at_once)
+    assert kept < 60 << 20
 
 
 async def _tell(server: RunningServer, body: dict[str, Any]) -> tuple[float, str]:

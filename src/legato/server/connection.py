@@ -18,6 +18,9 @@ from legato.server.errors import shape
 MAX_HEAD = 65_536
 """Bytes of a request's head, or anywhere without a byte of the body among them."""
 
+STOPPED = 2.0
+"""Seconds: a timer that rings so much too late says that this process was stopped, not who was slow."""
+
 
 def connections(receive_timeout: float) -> type[HttpToolsProtocol]:
     """The class that uvicorn makes one of for each connection."""
@@ -30,6 +33,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it should ring
         self._without_body = 0  # bytes since the last of a body, or since a head ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,6 +70,7 @@ class Connection(HttpToolsProtocol):
 
     def _expect(self) -> None:
         if self._timer is None and not self.transport.is_closing():
+            self._due = self.loop.time() + self.receive_timeout
             self._timer = self.loop.call_later(self.receive_timeout, self._on_late)
 
     def _expect_no_more(self) -> None:
@@ -79,7 +84,8 @@ class Connection(HttpToolsProtocol):
             return
         cycle = self.cycle
         is_answering = cycle is not None and not cycle.response_complete
-        if self.flow.read_paused or (is_answering and not cycle.more_body):
+        was_stopped = self.loop.time() - self._due > STOPPED
+        if was_stopped or self.flow.read_paused or (is_answering and not cycle.more_body):
             self._expect()  # what is late is not the client's, or is its next request
         elif is_answering and cycle.response_started:
             self.transport.close()

@@ -1,4 +1,8 @@
-"""The watchdog: an engine that owes a step and does not bring it hangs."""
+"""The watchdog: an engine that owes a step and does not bring it hangs.
+
+A process that was stopped (a paused container or virtual machine, SIGSTOP) cannot tell whether the engine was,
+too: its time begins anew.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,10 @@ class Watchdog:
     async def _watch(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            asleep = loop.time()
             await asyncio.sleep(timeout / 8)
-            if not self._owes():
+            was_stopped = loop.time() - asleep > timeout / 4  # and the engine perhaps with it
+            if was_stopped or not self._owes():
                 self.hear()
             elif loop.time() - self._heard > timeout:
                 self._listen()  # this process may be the one that was held up
