@@ -244,6 +244,11 @@ class ServerConfig:
     )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
     max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
+    max_bodies_bytes: int = flag(
+        32 * 1024 * 1024,
+        "of request bodies above 64 KB that are here at once; more wait to be read",
+        unit="bytes",
+    )
     anthropic_strict: bool = flag(
         False,
         "in /v1/messages, refuse what the original does: a prefill that ends with white space",
@@ -290,8 +295,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
-        if self.max_kept_streams < 1:
-            raise ConfigError("max_kept_streams must be at least 1", "max_kept_streams")
+        for name in ("max_kept_streams", "max_body_bytes", "max_bodies_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1", name)
         if not 0 <= self.stall_timeout <= MAX_STALL:
             raise ConfigError(
                 f"stall_timeout must be 0 to {MAX_STALL} seconds, got {self.stall_timeout}",

@@ -26,7 +26,8 @@ from legato.sequence import Sequence
 MOST = 8
 """Guesses of one sequence in one step."""
 
-Key = tuple[int, int, int]
+Key = tuple[int, int]
+"""``Sequence.place``: whose shadow it is."""
 
 
 class Shadow:
@@ -40,7 +41,7 @@ class Shadow:
             output_token_ids=ids[of.num_prompt :],
             params=msgspec.structs.replace(of.params, logprobs=None, prompt_logprobs=None),
         )
-        self.sequence = Sequence(request, of.index, of.key[1], max_len, of.hold.salt)
+        self.sequence = Sequence(request, of.index, of.place[0], max_len, of.hold.salt)
         self.acceptance = Acceptance(prior)
         self.num_known = of.num_tokens
         self.num_guessed = 0
@@ -154,12 +155,12 @@ class DraftModel:
         }
 
     def _acceptance(self, sequence: Sequence) -> Acceptance:
-        shadow = self._shadows.get(sequence.key)
+        shadow = self._shadows.get(sequence.place)
         return self._overall if shadow is None else shadow.acceptance
 
     def _followed(self, of: Sequence, ahead: int) -> Shadow | None:
         """The sequence's shadow with all its tokens; None if there is no room for it."""
-        shadow = self._shadows.get(of.key)
+        shadow = self._shadows.get(of.place)
         if shadow is None:
             shadow = Shadow(of, self._max_len, self._overall.chance)
             sequence = shadow.sequence
@@ -168,7 +169,7 @@ class DraftModel:
             if computed is None:
                 return None
             sequence.num_computed = computed
-            self._shadows[of.key] = shadow
+            self._shadows[of.place] = shadow
         else:
             same = shadow.follow(of, self._overall)
             sequence = shadow.sequence
@@ -214,7 +215,7 @@ class DraftModel:
 
     def forget(self, sequence: Sequence) -> None:
         """It is over, or waits: what is known of it stays in the cache for as long as there is room."""
-        shadow = self._shadows.pop(sequence.key, None)
+        shadow = self._shadows.pop(sequence.place, None)
         if shadow is not None:
             self._cache.release(shadow.sequence.hold)
 

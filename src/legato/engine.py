@@ -143,6 +143,11 @@ class Engine:
         early = self._arriving.cancel(request_id)
         return early + [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
 
+    def rank(self, request_id: str, priority: int) -> None:
+        """The request, if it is open, has this priority from now on."""
+        self._arriving.rank(request_id, priority)
+        self._scheduler.rank(self._open.get(request_id, []), priority)
+
     def stats(self) -> Stats:
         """The counters, as they are now, in the engine's own struct: read it, do not keep it."""
         stats, pool = self._stats, self._cache.pool
@@ -187,11 +192,8 @@ class Engine:
         if self._tokens is None and request.is_constrained:
             raise EngineError("the engine was not told what its tokens spell")
         predicted = request.prediction_token_ids
-        for name, ids in (
-            ("prompt", prompt),
-            ("output_token_ids", known),
-            ("prediction", predicted),
-        ):
+        given = {"prompt": prompt, "output_token_ids": known, "prediction": predicted}
+        for name, ids in given.items():
             if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
                 raise RequestError(f"a token id is not in 0..{self.info.vocab_size - 1}", name)
         if len(prompt) + len(known) >= self.max_model_len + bool(known):

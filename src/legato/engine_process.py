@@ -34,6 +34,7 @@ from legato.messages import (
     Failed,
     Loading,
     ProcessSettings,
+    Rank,
     Ready,
     Refused,
     Start,
@@ -123,6 +124,8 @@ def obey(wire: Commands, engine: Engine, command: Command) -> bool:
             engine.describe(table)
         case Cancel(request_id, index):
             wire.send(Stepped(engine.cancel(request_id, index), engine.stats()))
+        case Rank(request_id, priority):
+            engine.rank(request_id, priority)
         case Check(clear):
             wire.send(Checked(check(engine, clear), engine.stats()))
         case _:

@@ -92,6 +92,13 @@ class Cancel(msgspec.Struct, tag=True):
     index: int | None = None
 
 
+class Rank(msgspec.Struct, tag=True):
+    """A request has another priority from now on."""
+
+    request_id: str
+    priority: int
+
+
 class Check(msgspec.Struct, tag=True):
     """Run ``check_integrity``; ``clear``: forget all cached blocks. Answered by ``Checked``."""
 
@@ -102,7 +109,7 @@ class Stop(msgspec.Struct, tag=True):
     """Exit."""
 
 
-Command = Start | Describe | Add | Cancel | Check | Stop
+Command = Start | Describe | Add | Cancel | Rank | Check | Stop
 
 
 # -- events -------------------------------------------------------------------------------------

@@ -147,9 +147,9 @@ class Packer:
     def _seat(self, sequence: Sequence) -> int:
         """The sequence's lane, with its parameters in place."""
         lane = sequence.hold.lane
-        if self._seated[lane] != sequence.key:
+        if self._seated[lane] != sequence.place:
             params = sequence.params
-            self._seated[lane] = sequence.key
+            self._seated[lane] = sequence.place
             self._reals[:, lane] = (
                 params.temperature,
                 params.top_p,

@@ -13,7 +13,7 @@ has computed the prompt they share.
 from __future__ import annotations
 
 import time
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -152,6 +152,15 @@ def comes_first(running: Sequence, waiting: Sequence) -> bool:
     return shared > running.num_computed and 2 * (shared - found) >= waiting.num_tokens - found
 
 
+def _take(sequence: Sequence, group: list[Sequence]) -> bool:
+    """Takes it out of the group, which is in the order of service; whether it was there."""
+    index = bisect_left(group, sequence.key, key=lambda s: s.key)
+    found = index < len(group) and group[index] is sequence
+    if found:
+        del group[index]
+    return found
+
+
 class Scheduler:
     """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once."""
 
@@ -198,6 +207,14 @@ class Scheduler:
         insort(self.waiting, leader, key=lambda s: s.key)
         if followers:
             self._followers[leader] = followers
+
+    def rank(self, choices: list[Sequence], priority: int) -> None:
+        """The choices of a request have this priority from now on, wherever they are."""
+        for sequence in choices:
+            groups = [group for group in (self.waiting, self.running) if _take(sequence, group)]
+            sequence.rank(priority)
+            for group in groups:
+                insort(group, sequence, key=lambda s: s.key)
 
     def schedule(self) -> list[Part]:
         """The parts of the coming step, decodes first; their sequences hold what they need.
@@ -313,7 +330,7 @@ class Scheduler:
         """Gives a waiting sequence its blocks, if need be those of less urgent ones."""
         while not (len(self.running) < self.max_sequences and self._claim(sequence)):
             victim = self.running[-1] if self.running else sequence
-            if victim.request.priority <= sequence.request.priority:
+            if victim.priority <= sequence.priority:
                 return False
             self._preempt(victim, plan)
         insort(self.running, sequence, key=lambda s: s.key)

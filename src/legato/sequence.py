@@ -43,7 +43,8 @@ class Sequence:
         # Its tokens are in the arrays below, and need no second place while it waits.
         self.request = msgspec.structs.replace(request, prompt_token_ids=[], output_token_ids=[])
         self.index = index
-        self.key = (request.priority, arrival, index)  # served in this order
+        self.place = (arrival, index)  # no other has it
+        self.rank(request.priority)
         self.hold = Hold(salt)
 
         given = request.prompt_token_ids + request.output_token_ids
@@ -118,6 +119,11 @@ class Sequence:
         self.num_tokens, self.last_token = other.num_tokens, other.last_token
         self.num_computed = min(self.num_computed, same, self.num_tokens - 1)
         return same
+
+    def rank(self, priority: int) -> None:
+        """It has this priority from now on."""
+        self.priority = priority
+        self.key = (priority, *self.place)  # served in this order
 
     # -- progress ---------------------------------------------------------------------------------
     @property

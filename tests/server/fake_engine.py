@@ -51,6 +51,7 @@ class FakeEngine:
         self.fails_after = 0
         self.requests: list[Request] = []
         self.cancelled: list[tuple[str, int | None]] = []
+        self.ranked: list[tuple[str, int]] = []
 
     async def generate(
         self, request: Request, *, timeout: float | None = None
@@ -68,6 +69,9 @@ class FakeEngine:
         finally:
             if not played:
                 self.cancel(request.id)
+
+    def rank(self, request_id: str, priority: int) -> None:
+        self.ranked.append((request_id, priority))
 
     def describe(self, spellings: Spellings) -> None:
         self.spellings = spellings

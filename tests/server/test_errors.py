@@ -60,6 +60,7 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("completions", {"prompt": [99999]}, 400, "prompt", "99999"),
     ("completions", {"prompt": ["a", 1]}, 400, "prompt", "mixes"),
     ("completions", {"prompt": []}, 400, "prompt", "empty"),
+    ("completions", {"prompt": ["a"] * 900, "n": 3}, 400, "n", "places for 2304"),
     ("completions", {"best_of": 4}, 400, "best_of", "not supported"),
     ("completions", {"suffix": "x"}, 400, "suffix", "not supported"),
     ("completions", {"logprobs": 21}, 400, "logprobs", "at most 20"),

@@ -6,17 +6,19 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from legato.constraint.tokens import TokenTable
 from legato.errors import RequestError
-from legato.server import grammar_trial
-from legato.server.grammar_trial import GrammarTrial
+from legato.server.grammar_trial import GrammarProcess, GrammarTrial
 from legato.text import grammar
 
 TOKENS = [bytes([byte]) for byte in range(256)] + [b"word", b"<|end|>", b"<|start|>"]
@@ -28,16 +30,16 @@ SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def trial() -> Iterator[GrammarTrial]:
-    started = GrammarTrial(TABLE)
+    started = GrammarTrial(lambda: TABLE.spellings)
     started.check('start: "a"', "f")
     yield started
     started.close()
 
 
-def peak_memory(trial: GrammarTrial) -> int:
+def peak_memory(process: GrammarProcess) -> int:
     """Bytes."""
-    assert trial._process is not None
-    with open(f"/proc/{trial._process.pid}/status") as status:
+    assert process.process is not None
+    with open(f"/proc/{process.process.pid}/status") as status:
         (line,) = [line for line in status if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
 
@@ -143,7 +145,7 @@ def test_memory_is_bounded(trial: GrammarTrial) -> None:
         trial.check(
             'start: %json {"enum": ' + json.dumps([f"value {i}" for i in range(100_000)]) + "}", "f"
         )
-    assert peak_memory(trial) < 400 << 20
+    assert peak_memory(trial.first) < 400 << 20
 
 
 def test_an_outcome_is_remembered(trial: GrammarTrial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,25 +153,48 @@ def test_an_outcome_is_remembered(trial: GrammarTrial, monkeypatch: pytest.Monke
     trial.check(known, "f")
     with pytest.raises(RequestError):
         trial.check(broken, "f")
-    monkeypatch.setattr(trial, "_outcome", None)
+    for process in (trial.first, trial.whole):
+        monkeypatch.setattr(process, "ask", None)
     trial.check(known, "f")
     with pytest.raises(RequestError, match="^grammar: "):
         trial.check(broken, "grammar")
 
 
-def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = GrammarTrial(TABLE)
+def test_what_was_given_is_fed(trial: GrammarTrial) -> None:
+    """Once the grammar is known, too; and a text that breaks it says nothing about the grammar."""
+    source = 'start: "one " ("two" | "three")'
+    for _ in range(2):
+        trial.check(source, "f", b"one t")
+        with pytest.raises(
+            RequestError, match=r"at character 4, marked .* \(possible: 't'\)"
+        ) as caught:
+            trial.check(source, "f", b"one four")
+        assert caught.value.field == "f"
+        trial.check(source, "f")
+
+
+@pytest.mark.parametrize("which", ["first", "whole"])
+def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    trial = GrammarTrial(lambda: TABLE.spellings)
     trial.check('start: "a"', "f")
-    process = trial._process
+    asked: GrammarProcess = getattr(trial, which)
+    process = asked.process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
     stat = Path(f"/proc/{process.pid}/stat")
     while stat.read_text().rpartition(")")[2].split()[0] != "T":  # it may still be on its way
         time.sleep(0.01)
-    monkeypatch.setattr(grammar_trial, "WALL_SECONDS", 0.2)
+    limits = asked.limits
+    asked.limits = msgspec.structs.replace(limits, wall_seconds=0.2)
     with pytest.raises(RequestError, match="too complex"):
         trial.check('start: "b"', "f")
-    assert process.poll() is not None and trial._process is None
-    monkeypatch.undo()
+    assert process.poll() is not None and asked.process is None
+    asked.limits = limits
     trial.check('start: "c"', "f")
     trial.close()
+
+
+def test_the_servers_process_compiles_nothing() -> None:
+    """What compiles holds Python's lock: everybody would wait."""
+    code = "import sys, legato.server.app; assert 'llguidance' not in sys.modules; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from running_server import RunningServer
@@ -188,3 +189,14 @@ def test_what_a_stored_response_cannot_do(server: RunningServer, query: str) -> 
             400,
             404,
         )
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{str(i): "x" for i in range(17)}, {"k" * 65: "x"}, {"k": "v" * 513}],
+)
+def test_metadata_is_bounded(server: RunningServer, metadata: dict[str, str]) -> None:
+    """It is kept with the response, and sent with each of its states."""
+    refused = httpx.post(f"{server.url}/v1/responses", json={"input": "hi", "metadata": metadata})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "metadata"

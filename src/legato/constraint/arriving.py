@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from legato.constraint.compiling import compile_grammar
 from legato.constraint.tokens import TokenTable
 from legato.errors import RequestError
@@ -57,6 +59,13 @@ class Arriving:
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)
         return future
+
+    def rank(self, request_id: str, priority: int) -> None:
+        """It has this priority, if it is here."""
+        if request_id in self._waiting:
+            request, future = self._waiting[request_id]
+            ranked = msgspec.structs.replace(request, priority=priority)
+            self._waiting[request_id] = ranked, future
 
     def cancel(self, request_id: str) -> list[Output]:
         """What ends the request, if it is here."""

@@ -104,8 +104,9 @@ def settle(
         tokens = result.token_ids.tolist()
         refusals = [found for one in ruled if (found := one.refusal(tokens)) is not None]
         for one in refusals:
-            if one.row in drawn:
-                failed.setdefault(one.ruled.grammar, INCONSISTENT)
+            if one.row in drawn:  # or it has met a limit with the token that was to follow
+                grammar = one.ruled.grammar
+                failed.setdefault(grammar, grammar.failure or INCONSISTENT)
         refusals = [one for one in refusals if one.ruled.grammar not in failed]
         if not refusals:
             break

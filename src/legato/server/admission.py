@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,8 +11,10 @@ from starlette.requests import Request
 
 from legato.errors import RequestError
 from legato.server.asker import ASKER, Asker, note_body
+from legato.server.bodies import SMALL
 from legato.server.errors import BodyTooLargeError, MediaTypeError, UnauthorizedError
 from legato.server.extremes import check_extremes, check_parts
+from legato.server.protocol import NO_EFFECT, UNSUPPORTED, Schema, parse
 from legato.server.service import service_of
 
 JSON_NAMES = frozenset(
@@ -53,17 +56,41 @@ def _check_media(http: Request) -> None:
         raise MediaTypeError(f"the body has Content-Type {named!r}; it must be application/json")
 
 
-async def read_object(http: Request, limit: int) -> tuple[dict[str, Any], int]:
-    """The JSON object in the body and the body's size in bytes; 400, 413 or 415 if there is none."""
+async def read_request(
+    http: Request,
+    schema: type[Schema],
+    no_effect: frozenset[str] = NO_EFFECT,
+    unsupported: Mapping[str, tuple[Any, ...]] = UNSUPPORTED,
+) -> tuple[Schema, int]:
+    """What the body asks for (``protocol.parse``) and the body's size in bytes.
+
+    400, 413, 415 or 429 if there is nothing to be had. What the body says besides is forgotten.
+    """
     _check_media(http)
+    body = await _read(http)
+    return parse(_object(body), schema, no_effect, unsupported), len(body)
+
+
+async def _read(http: Request) -> bytearray:
+    """The body, when there is room for it (``service.bodies``)."""
+    service, body = service_of(http), bytearray()
+    limit = service.config.max_body_bytes
     too_large = BodyTooLargeError(f"the request body is larger than {limit} bytes")
-    if int(http.headers.get("content-length") or 0) > limit:
+    size = int(http.headers.get("content-length") or 0)
+    if size > limit:
         raise too_large
-    body = bytearray()
+    if size > SMALL:
+        http.state.held = await service.bodies.take(size)
     async for part in http.stream():
         body += part
         if len(body) > limit:
             raise too_large
+        if len(body) > SMALL and not hasattr(http.state, "held"):  # it did not say how large it is
+            http.state.held = await service.bodies.take(limit)
+    return body
+
+
+def _object(body: bytearray) -> dict[str, Any]:
     check_parts(body)
     try:
         value = msgspec.json.decode(body)
@@ -75,4 +102,4 @@ async def read_object(http: Request, limit: int) -> tuple[dict[str, Any], int]:
         raise RequestError("the body must be a JSON object")
     check_extremes(value, body)
     note_body(value)
-    return value, len(body)
+    return value

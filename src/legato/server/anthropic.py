@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from legato.answer import Answer
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.anthropic_reply import ANTHROPIC, message, stream
 from legato.server.anthropic_request import (
     NO_EFFECT,
@@ -23,7 +23,7 @@ from legato.server.anthropic_turns import prompt_of
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import event_stream
-from legato.server.protocol import naming, parse
+from legato.server.protocol import naming
 from legato.server.routes import Routes
 from legato.server.service import Service, off_loop
 from legato.server.sse import unless_disconnected
@@ -39,8 +39,7 @@ router = Routes("Anthropic", prefix="/v1/messages", dialect=ANTHROPIC)
 async def messages(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, MessagesRequest, NO_EFFECT, UNSUPPORTED)
+    request, size = await read_request(http, MessagesRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
     window = service.resume_window(request.resume_window, streamed=request.stream)
     prompt = await off_loop(size, lambda: prompt_of(request, service))
@@ -57,8 +56,7 @@ async def messages(http: Request, service: Service) -> Response:
 async def count_tokens(http: Request, service: Service) -> Response:
     """How many tokens the model would read."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, CountTokensRequest, NO_EFFECT, UNSUPPORTED)
+    request, size = await read_request(http, CountTokensRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
     prompt = await off_loop(size, lambda: prompt_of(request, service))
     return json_response({"input_tokens": len(prompt.token_ids)})

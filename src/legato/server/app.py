@@ -37,7 +37,10 @@ class App(Starlette):
         def count(status: int) -> None:
             service.metrics.responses.labels(str(status)).inc()
 
-        await serve_call(super().__call__, scope, receive, send, count)
+        try:
+            await serve_call(super().__call__, scope, receive, send, count)
+        finally:
+            service.bodies.give_back(scope.get("state", {}).get("held", 0))
 
 
 def build_app(service: Service) -> Starlette:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 
+import msgspec
+
 from legato import errors
 from legato.config import EngineConfig
 from legato.constraint.spellings import Spellings
@@ -29,6 +31,7 @@ from legato.messages import (
     Failed,
     Loading,
     ProcessSettings,
+    Rank,
     Ready,
     Refused,
     Start,
@@ -201,6 +204,15 @@ class EngineClient:
         opened = self._open.get(request_id)
         if opened is not None and opened.cancel(index) and self.ready and self._child is not None:
             self._child.send(Cancel(request_id, index))
+
+    def rank(self, request_id: str, priority: int) -> None:
+        """Gives an open request another priority. Never waits."""
+        opened = self._open.get(request_id)
+        if opened is None:
+            return
+        opened.request = msgspec.structs.replace(opened.request, priority=priority)
+        if opened.is_sent and self.ready and self._child is not None:
+            self._child.send(Rank(request_id, priority))
 
     async def check_integrity(self, *, clear_cache: bool = False) -> Stats:
         """Has the engine check its blocks; raises EngineError if they do not balance."""

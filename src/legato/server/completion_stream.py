@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 
 from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
 from legato.server.completion_request import CompletionRequest
+from legato.server.load import Place
 from legato.server.logprobs import completion_logprobs
 from legato.server.service import Service
 from legato.server.sse import DONE, encode
@@ -127,27 +128,32 @@ async def merged(answers: list[Answer], service: Service) -> AsyncGenerator[Step
         return
     queue: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
 
-    async def follow(number: int, answer: Answer) -> None:
+    async def follow(number: int, answer: Answer, place: Place) -> None:
         try:
-            async with aclosing(service.pieces(answer)) as steps:
+            async with aclosing(service.pieces(answer, place)) as steps:
                 async for pieces in steps:
                     queue.put_nowait((number, pieces))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
 
-    tasks = [asyncio.create_task(follow(*item)) for item in enumerate(answers)]
-    try:
-        open_answers = len(tasks)
-        while open_answers:
-            step = await queue.get()
-            if isinstance(step, Exception):
-                raise step
-            if step is None:
-                open_answers -= 1
-            else:
-                yield step
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    with ExitStack() as places:
+        admitted = [places.enter_context(place) for place in service.admit(answers)]
+        tasks = [
+            asyncio.create_task(follow(number, answer, place))
+            for number, (answer, place) in enumerate(zip(answers, admitted, strict=True))
+        ]
+        try:
+            open_answers = len(tasks)
+            while open_answers:
+                step = await queue.get()
+                if isinstance(step, Exception):
+                    raise step
+                if step is None:
+                    open_answers -= 1
+                else:
+                    yield step
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

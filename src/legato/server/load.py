@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
+from legato.errors import RequestError
 from legato.server.asker import Asker
 from legato.server.errors import TooManyRequestsError
 
@@ -37,9 +37,32 @@ class Rates:
         raise TooManyRequestsError(f"more than {self._per_minute} requests a minute", wait)
 
 
+class Place:
+    """An answer's, while it is open (``with``). ``choices``: so many of them.
+
+    ``rank``: how urgent the engine takes it, 0 first; ``moved`` is told when that changes.
+    """
+
+    def __init__(self, load: Load, asker: Asker, choices: int, rank: int) -> None:
+        self.asker, self.choices, self.rank = asker, choices, rank
+        self.moved: Callable[[int], None] = lambda rank: None
+        self._load = load
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._load.leave(self)
+
+
 class Load:
     """Counts the open choices. ``running``: so many the engine serves at once; ``queue``: so many may
-    wait; ``per_client``: open choices of an account; ``per_minute``: its requests. 0: no limit."""
+    wait; ``per_client``: open choices of an account; ``per_minute``: its requests. 0: no limit.
+
+    An answer's rank is the logarithm of what its client has open that came earlier (or came, as long as
+    there is no other client, to whom it would matter). So the oldest of each client has rank 0, and of
+    those the engine takes the oldest: nobody waits for ever, however many others come.
+    """
 
     def __init__(
         self, *, running: int = 256, queue: int = 2048, per_client: int = 0, per_minute: int = 0
@@ -47,40 +70,83 @@ class Load:
         self._most, self._queue, self._per_client = running + queue, queue, per_client
         self._rates = Rates(per_minute) if per_minute else None
         self._accounts: Counter[str] = Counter()
-        self._names: Counter[str] = Counter()
+        self._places: dict[str, dict[Place, None]] = {}  # of each name, in the order of arrival
         self.open = 0
 
-    @contextmanager
-    def admitted(self, asker: Asker, choices: int) -> Iterator[int]:
-        """While a request is open. Yields its rank: how urgent the engine takes it, 0 first.
+    def admit(self, asker: Asker, choices: Sequence[int]) -> list[Place]:
+        """A place for each answer of one request, which has so many choices: all of them or none.
 
-        Raises TooManyRequestsError.
+        Raises TooManyRequestsError, and RequestError for what would never be served.
         """
-        rank = self._names[asker.name].bit_length()
         self._check(asker, choices)
-        self._count(asker, choices)
-        try:
-            yield rank
-        finally:
-            self._count(asker, -choices)
+        return [self._enter(asker, count) for count in choices]
 
-    def _check(self, asker: Asker, choices: int) -> None:
-        held = self._names[asker.name]
+    def _enter(self, asker: Asker, choices: int) -> Place:
+        mine = self._places.get(asker.name)
+        if mine is None:
+            if len(self._places) == 1:
+                self._rank(next(iter(self._places)))  # it was alone until now
+            mine = self._places[asker.name] = {}
+        last = next(reversed(mine)).rank if mine else 0  # which this one must not overtake
+        place = Place(self, asker, choices, max(self._held(asker).bit_length(), last))
+        mine[place] = None
+        self._accounts[asker.account] += choices
+        self.open += choices
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Its answer has ended; those of the client that came later move up."""
+        asker = place.asker
+        mine = self._places.get(asker.name, {})
+        if place not in mine:
+            return
+        del mine[place]
+        self.open -= place.choices
+        self._accounts[asker.account] -= place.choices
+        if not self._accounts[asker.account]:
+            del self._accounts[asker.account]
+        if not mine:
+            del self._places[asker.name]
+        elif len(self._places) > 1:
+            self._rank(asker.name)
+
+    def _rank(self, name: str) -> None:
+        """All of a client's answers, anew: some move up."""
+        earlier = 0
+        for place in self._places[name]:
+            rank = earlier.bit_length()
+            if rank != place.rank:
+                place.rank = rank
+                place.moved(rank)
+            earlier += place.choices
+
+    def _held(self, asker: Asker) -> int:
+        return sum(place.choices for place in self._places.get(asker.name, ()))
+
+    def _check(self, asker: Asker, choices: Sequence[int]) -> None:
+        wanted = sum(choices)
+        field = "n" if wanted > len(choices) else "prompt"
+        if wanted > self._most:
+            raise RequestError(
+                f"{field}: the request is for {wanted} answers, this server has places for "
+                f"{self._most} (--max-num-seqs and --max-queue)",
+                field,
+            )
+        if self._per_client and wanted > self._per_client:
+            raise RequestError(
+                f"{field}: the request is for {wanted} answers, a client may have {self._per_client} "
+                "open (--max-requests-per-client)",
+                field,
+            )
+        held = self._held(asker)
         # The last quarter of the queue is for those who hold little of it: nobody locks others out.
         most = self._most if held < self._queue / 4 else self._most - self._queue // 4
-        if self.open and self.open + choices > most:
+        if self.open and self.open + wanted > most:
             raise TooManyRequestsError(f"the queue is full ({self.open} answers are open)", 1)
         mine = self._accounts[asker.account]
-        if self._per_client and mine + choices > self._per_client:
+        if self._per_client and mine + wanted > self._per_client:
             raise TooManyRequestsError(
                 f"more than {self._per_client} answers at once ({mine} are open)", 1
             )
         if self._rates is not None:
             self._rates.take(asker.account)
-
-    def _count(self, asker: Asker, choices: int) -> None:
-        self.open += choices
-        for counter, key in ((self._accounts, asker.account), (self._names, asker.name)):
-            counter[key] += choices
-            if counter[key] <= 0:
-                del counter[key]

@@ -16,7 +16,7 @@ from legato.answer import Answer, completion_prompt
 from legato.errors import ContextLengthError, RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.errors import json_response
 from legato.server.guidance import GuidanceFields, guidance_of
 from legato.server.ollama_reply import OLLAMA, Reply, Say, in_chat, in_generate, loaded
@@ -161,8 +161,7 @@ async def generate(http: Request, service: Service) -> Response:
 
 async def _read(http: Request, service: Service, schema: type[Fields]) -> tuple[Fields, int]:
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, schema, NO_EFFECT, UNSUPPORTED)
+    request, size = await read_request(http, schema, NO_EFFECT, UNSUPPORTED)
     check_model(request.model, service)
     return request, size
 

@@ -9,10 +9,9 @@ import msgspec
 from starlette.requests import Request
 
 from legato import __version__
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.ollama import check_model
 from legato.server.ollama_reply import OLLAMA
-from legato.server.protocol import parse
 from legato.server.routes import Routes
 from legato.server.service import Service
 from legato.text.reasoning import block_of
@@ -61,8 +60,7 @@ async def running(service: Service) -> dict[str, Any]:
 @router.post("/show", OllamaShowRequest, SHOW_NO_EFFECT, SHOW_UNSUPPORTED)
 async def show(http: Request, service: Service) -> dict[str, Any]:
     service.check_ready()
-    body, _ = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, OllamaShowRequest, SHOW_NO_EFFECT, SHOW_UNSUPPORTED)
+    request, _ = await read_request(http, OllamaShowRequest, SHOW_NO_EFFECT, SHOW_UNSUPPORTED)
     check_model(request.model or request.name, service)
     info = service.engine.info
     return {

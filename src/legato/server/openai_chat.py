@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from legato.answer import Answer, Choice, Piece
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.chat_request import ChatRequest, RenderRequest, chat_prompt, sampling_params
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import event_stream
 from legato.server.logprobs import chat_logprobs, prompt_logprobs
-from legato.server.protocol import naming, parse
+from legato.server.protocol import naming
 from legato.server.render_command import rendered
 from legato.server.routes import Routes
 from legato.server.service import LONG_TEXT, Service, new_id, off_loop
@@ -56,8 +56,7 @@ def length_of(request: ChatRequest, size: int) -> int:
 async def chat_completions(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, ChatRequest)
+    request, size = await read_request(http, ChatRequest)
     service.check_model(request.model)
     request.check_streaming()
     window = service.resume_window(request.resume_window, streamed=request.stream)
@@ -87,8 +86,7 @@ async def chat_completions(http: Request, service: Service) -> Response:
 async def render_chat(http: Request, service: Service) -> dict[str, Any]:
     """The prompt that a chat makes, where the answer begins in it, and its token ids."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, RenderRequest)
+    request, size = await read_request(http, RenderRequest)
     service.check_model(request.model)
     prompt = await off_loop(length_of(request, size), lambda: render(request, service))
     return rendered(prompt, with_ids=True)

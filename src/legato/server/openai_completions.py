@@ -12,14 +12,13 @@ from starlette.responses import Response
 from legato.answer import Answer, Choice, completion_prompt
 from legato.errors import RequestError
 from legato.request import TokenLogprobs
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.completion_request import CompletionRequest, prompts_of, sampling_params
 from legato.server.completion_stream import CompletionStream, merged
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import event_stream
 from legato.server.logprobs import completion_logprobs, prompt_logprobs
-from legato.server.protocol import parse
 from legato.server.routes import Routes
 from legato.server.service import Service, new_id, off_loop
 from legato.server.sse import unless_disconnected
@@ -34,8 +33,7 @@ router = Routes("generation")
 async def completions(http: Request, service: Service) -> Response:
     """Continue a prompt, or several."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, CompletionRequest)
+    request, size = await read_request(http, CompletionRequest)
     service.check_model(request.model)
     request.check_streaming()
     window = service.resume_window(request.resume_window, streamed=request.stream)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from legato.answer import Answer
 from legato.errors import RequestError
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.errors import (
     PreviousResponseNotFoundError,
     ResponseNotFoundError,
@@ -21,7 +21,7 @@ from legato.server.errors import (
 )
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import MAX_WINDOW, event_stream, number_of, resumed
-from legato.server.protocol import naming, parse
+from legato.server.protocol import naming
 from legato.server.responses_items import (
     Item,
     is_answer,
@@ -51,10 +51,10 @@ DEFAULT_LISTED = 20
 async def create(http: Request, service: Service) -> Response:
     """Answer items, or continue an answer."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, ResponsesRequest, NO_EFFECT, UNSUPPORTED)
+    request, size = await read_request(http, ResponsesRequest, NO_EFFECT, UNSUPPORTED)
     service.check_model(request.model)
     _check_logprobs(request)
+    request.check_metadata()
     if request.background and not request.store:
         raise RequestError("background needs store: true", "background")
     window = service.resume_window(request.resume_window, streamed=request.stream)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from legato.errors import RequestError
 from legato.server.structured import TextOptions, Wanted
 from legato.server.turns import Extras
 
@@ -33,6 +34,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 LOGPROBS = "message.output_text.logprobs"
+MOST_METADATA = 16
+LONGEST_KEY, LONGEST_VALUE = 64, 512
+"""OpenAI's: it is kept with the response, and sent with every one of its states."""
 
 
 class ReasoningOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +64,20 @@ class ResponsesRequest(Extras, kw_only=True, forbid_unknown_fields=True):
     stop: str | list[str] | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
+
+    def check_metadata(self) -> None:
+        """Raises RequestError."""
+        given = self.metadata or {}
+        if (
+            len(given) > MOST_METADATA
+            or max(map(len, given), default=0) > LONGEST_KEY
+            or max(map(len, given.values()), default=0) > LONGEST_VALUE
+        ):
+            raise RequestError(
+                f"metadata may have {MOST_METADATA} names of {LONGEST_KEY} characters, with "
+                f"{LONGEST_VALUE} each",
+                "metadata",
+            )
 
     def wanted_grammar(self) -> Wanted | None:
         return self.text.wanted() if self.text else None

@@ -25,7 +25,9 @@ class StoredResponse:
 
     @property
     def characters(self) -> int:
-        return sum(len(text_of_item(item)) for item in self.conversation)
+        instructions = self.response.get("instructions") or ""
+        items = sum(len(text_of_item(item)) + len(item["id"]) for item in self.conversation)
+        return items + len(instructions)
 
 
 class ResponseStore:

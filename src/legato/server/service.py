@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,11 +30,13 @@ from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParam
 from legato.sampling_params import SeedSource
 from legato.server.answer_log import log_answer
 from legato.server.asker import ASKER, NOBODY, Asker
+from legato.server.bodies import Bodies
 from legato.server.bridge import EngineState
 from legato.server.calls import CALL
 from legato.server.errors import ModelNotFoundError, NotReadyError
+from legato.server.grammar_trial import GrammarTrial
 from legato.server.kept_streams import MAX_WINDOW, KeptStreams
-from legato.server.load import Load
+from legato.server.load import Load, Place
 from legato.server.metrics import Metrics, Sources
 from legato.server.responses_store import ResponseStore
 from legato.server.timeline import Timeline
@@ -46,7 +48,6 @@ from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from legato.constraint.tokens import TokenTable
     from legato.server.tracing import Tracing
 
 RANKS = 32
@@ -81,6 +82,7 @@ class Engine(Protocol):
         self, request: Request, *, timeout: float | None = None
     ) -> AsyncGenerator[list[Output], None]: ...
     def cancel(self, request_id: str, index: int | None = None) -> None: ...
+    def rank(self, request_id: str, priority: int) -> None: ...
     def describe(self, spellings: Spellings) -> None: ...
 
 
@@ -97,6 +99,8 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
     load: Load = field(default_factory=Load)
+    bodies: Bodies = field(init=False)
+    grammars: GrammarTrial = field(init=False)
     streams: KeptStreams = field(default_factory=KeptStreams)
     memory: AnswerMemory = field(default_factory=AnswerMemory)
     tracing: Tracing | None = None
@@ -105,6 +109,8 @@ class Service:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
+        self.bodies = Bodies(self.config.max_bodies_bytes)
+        self.grammars = GrammarTrial(lambda: self.spellings)
         self.engine.on_stats = self.metrics.stepped
         self.metrics.sources = Sources(
             stats=lambda: self.engine.stats,
@@ -219,29 +225,30 @@ class Service:
         """What the vocabulary's tokens spell; built at the first call, which takes a moment."""
         return spellings_of(self.text, self.engine.info)
 
-    @cached_property
-    def token_table(self) -> TokenTable:
-        """For grammars. It needs numpy, 20 MB that no other request needs here."""
-        from legato.constraint.tokens import TokenTable
-
-        return TokenTable(self.spellings)
-
     def describe_tokens(self) -> None:
         """Tells the engine what its tokens spell, if it has not been told."""
         if not self._has_described:
             self.engine.describe(self.spellings)
             self._has_described = True
 
-    async def pieces(self, answer: Answer) -> AsyncGenerator[list[Piece], None]:
+    def admit(self, answers: Sequence[Answer]) -> list[Place]:
+        """Places for all answers of a request. Raises TooManyRequestsError, or RequestError for what would
+        never be served."""
+        return self.load.admit(ASKER.get(), [answer.request.params.n for answer in answers])
+
+    async def pieces(
+        self, answer: Answer, place: Place | None = None
+    ) -> AsyncGenerator[list[Piece], None]:
         """Lets the answer grow; yields what each engine step added. Closing it cancels.
 
-        Raises TooManyRequestsError before the first, and DeadlineError when the request's time is over.
+        ``place``: of ``admit``, if it has one. Raises what that raises before the first, and
+        DeadlineError when the request's time is over.
         """
         asker = ASKER.get()
-        with self.load.admitted(asker, answer.request.params.n) as rank:
+        with place or self.admit([answer])[0] as place:
             timeline = self._timeline(answer, asker)
             try:
-                async with aclosing(self._steps(answer.request, rank, asker)) as steps:
+                async with aclosing(self._steps(answer.request, place, asker)) as steps:
                     async for outputs in steps:
                         timeline.heard(outputs)
                         pieces = answer.push(outputs)
@@ -271,11 +278,15 @@ class Service:
             self.tracing.answered(timeline, CALL.get(), self.model_name)
 
     def _steps(
-        self, request: Request, rank: int, asker: Asker
+        self, request: Request, place: Place, asker: Asker
     ) -> AsyncGenerator[list[Output], None]:
-        """Within one priority, the engine serves those first who have the least running."""
-        priority = request.priority * RANKS + min(rank, RANKS - 1)
-        ranked = msgspec.structs.replace(request, priority=priority)
+        """Within one priority, the engine serves those first who have the least open."""
+
+        def priority(rank: int) -> int:
+            return request.priority * RANKS + min(rank, RANKS - 1)
+
+        place.moved = lambda rank: self.engine.rank(request.id, priority(rank))
+        ranked = msgspec.structs.replace(request, priority=priority(place.rank))
         left = asker.seconds_left
         if left is None:
             return self.engine.generate(ranked)

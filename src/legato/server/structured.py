@@ -230,14 +230,7 @@ _threads = ThreadPoolExecutor(2, "grammars")
 
 
 def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
-    # What ``legato render`` and servers without structured output need not load.
-    from legato.constraint.compiling import compile_grammar
-    from legato.server.grammar_trial import trial_of
-
-    source, table = wanted.source(), service.token_table
-    trial_of(table).check(source, wanted.field)
-    # Some limits are met only by the vocabulary's words, which a trial does not have.
-    compiled = compile_grammar(source, table, wanted.field)
+    source = wanted.source()
     begun = "" if prompt is None else given_content(prompt, service.text)
-    compiled.feed(begun.encode(), wanted.field)
+    service.grammars.check(source, wanted.field, begun.encode())
     return source

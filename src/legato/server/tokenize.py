@@ -9,10 +9,9 @@ from starlette.requests import Request
 
 from legato.errors import RequestError
 from legato.sampling_params import check_in_vocabulary
-from legato.server.admission import read_object
+from legato.server.admission import read_request
 from legato.server.chat_request import ChatRequest
 from legato.server.openai_chat import render
-from legato.server.protocol import parse
 from legato.server.routes import Routes
 from legato.server.service import LONG_TEXT, Service, off_loop
 from legato.text.precedence import ContinueFinalMessage
@@ -45,8 +44,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 async def tokenize(http: Request, service: Service) -> dict[str, Any]:
     """The token ids of a text, or of a conversation as the model would see it."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, TokenizeRequest)
+    request, size = await read_request(http, TokenizeRequest)
     service.check_model(request.model)
     length = size if request.chat_template is None else LONG_TEXT + 1  # as in a chat
     tokens = await off_loop(length, lambda: _token_ids(request, service))
@@ -83,8 +81,7 @@ def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
 async def detokenize(http: Request, service: Service) -> dict[str, str]:
     """The text of token ids, special tokens included."""
     service.check_ready()
-    body, size = await read_object(http, service.config.max_body_bytes)
-    request = parse(body, DetokenizeRequest)
+    request, size = await read_request(http, DetokenizeRequest)
     service.check_model(request.model)
     check_in_vocabulary(request.tokens, service.text.vocab_size, "tokens")
     tokenizer = service.text

@@ -135,6 +135,11 @@ class Schedules(RuleBasedStateMachine):
         )
         self.submit(request)
 
+    @rule(which=st.integers(0, 100), priority=st.integers(-2, 2))
+    def rank(self, which: int, priority: int) -> None:
+        """A request gets another priority: open, finished or never heard of."""
+        self.engine.rank(str(which % (len(self.requests) + 1)), priority)
+
     @rule(which=st.integers(0, 100), cut=st.integers(0, 30), params=sampling)
     def continue_an_answer(self, which: int, cut: int, params: dict[str, object]) -> None:
         answer = self.answers[which % len(self.answers)]
