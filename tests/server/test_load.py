@@ -103,10 +103,12 @@ def test_the_queue_is_bounded_and_nobody_locks_others_out(narrow: RunningServer)
 
 
 def test_the_rate_is_bounded(narrow: RunningServer) -> None:
-    codes = [ask(narrow, "three").status_code for _ in range(70)]
-    assert codes.count(429) >= 3 and codes[:40] == [200] * 40
-    refused = ask(narrow, "three")
-    assert refused.status_code == 429 and "60 requests a minute" in refused.text
+    """Sixty at once, and one more each second, however long these take."""
+    started, served = time.monotonic(), 0
+    while (reply := ask(narrow, "three")).status_code == 200:
+        served += 1
+        assert served <= 61 + (time.monotonic() - started)
+    assert reply.status_code == 429 and "60 requests a minute" in reply.text and served >= 40
 
 
 def test_one_client_does_not_starve_another(wide: RunningServer) -> None:
@@ -175,7 +177,7 @@ def test_clients_that_never_read(wide: RunningServer) -> None:
 
 def test_who_reads_late_misses_nothing(wide: RunningServer) -> None:
     """More than the kernel keeps for a client that does not read: the engine is long done with it."""
-    body = {"prompt": "A story:", "n": 8, "max_tokens": 800, "logprobs": 20, "ignore_eos": True}
+    body = {"prompt": "A story:", "n": 8, "max_tokens": 500, "logprobs": 20, "ignore_eos": True}
     body |= {"seed": 1, "stream": True, "stream_options": {"continuous_usage_stats": True}}
     _, at_once = asyncio.run(_tell(wide, body))
     before = memory(wide)["server"]
@@ -189,7 +191,7 @@ def test_who_reads_late_misses_nothing(wide: RunningServer) -> None:
         kept = memory(wide)["server"] - before
         late = response.read().decode()
     print(f"\n{len(late) >> 10} KB that nobody read: {kept >> 10} KB more")
-    assert len(late) > 4 << 20 and said(late) == said(at_once)
+    assert len(late) > 3 << 20 and said(late) == said(at_once)
     assert kept < 60 << 20
 
 
