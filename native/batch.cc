@@ -160,6 +160,28 @@ void check_logit_rows(const BatchView& batch, const BatchLimits& limits) {
 
 }  // namespace
 
+void move_on(const BatchView& batch, const MovingRows& rows, const std::vector<int32_t>& drawn) {
+  const int64_t count = batch.token_ids.rows, stride = batch.block_tables.columns;
+  if (static_cast<int64_t>(drawn.size()) != count) {
+    refuse("tokens", "has " + std::to_string(drawn.size()) + " entries, expected " + std::to_string(count));
+  }
+  check_range("sequences", batch.sequences, batch.block_tables.rows);
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t next = int64_t{rows.positions[t]} + 1;
+    if (next < 0 || next >= stride * kBlock) {
+      refuse("block_tables",
+             "row " + std::to_string(batch.sequences[t]) + " has no block for position " + std::to_string(next));
+    }
+  }
+  for (int64_t t = 0; t < count; ++t) {
+    const int32_t position = ++rows.positions[t];
+    const int32_t* table = batch.block_tables.data + batch.sequences[t] * stride;
+    rows.token_ids[t] = drawn[t];
+    rows.slots[t] = table[position / kBlock] * kBlock + position % kBlock;
+    ++rows.draw_position[t];
+  }
+}
+
 void check(const BatchView& batch, const BatchLimits& limits) {
   check_rows(batch, limits);
   check_sequences(batch, limits);

@@ -41,6 +41,16 @@ struct BatchLimits {
   int64_t blocks;                               // of the KV pool
 };
 
+// What changes from step to step in a batch of decodes.
+struct MovingRows {
+  int32_t *token_ids, *positions, *slots;
+  uint64_t* draw_position;
+};
+
+// A batch in which every row is the newest token of a sequence and wants logits, one token further, in place: `drawn`
+// are the rows' next tokens. Throws std::invalid_argument naming the field, with nothing changed.
+void move_on(const BatchView&, const MovingRows&, const std::vector<int32_t>& drawn);
+
 // Throws std::invalid_argument naming the field. After it, no array leads outside another one, the pool or the
 // vocabulary.
 void check(const BatchView&, const BatchLimits&);

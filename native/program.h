@@ -100,6 +100,7 @@ class Program {
   void head(int x, int norm_weight, float eps, int matrix, float softcap, float scale, int bias);
 
   // --- a step: step.cc ---
+  void check(const BatchView& batch) const;  // as run() does
   StepOutput run(const BatchView& batch);
   // Draws some of the logit rows of the last step again, whose tokens the masks that its batch has now do not allow:
   // the second draw of their soft masks. The rows of the result are those of run; rows not asked for are -1.

@@ -37,14 +37,18 @@ class Running {
 
 }  // namespace
 
+void Program::check(const BatchView& batch) const {
+  const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
+  legato::check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
+}
+
 StepOutput Program::run(const BatchView& batch) {
   const Running running(team_->is_running);
-  const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
-  check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
+  check(batch);
   StepOutput output;
   Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};
   begin(step);
-  if (blocks > 0) want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
+  if (!kv_layers_.empty()) want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
   copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
@@ -54,8 +58,7 @@ StepOutput Program::run(const BatchView& batch) {
 // The last step's logits are still there.
 StepOutput Program::redraw(const BatchView& batch, const View<int32_t>& rows) {
   const Running running(team_->is_running);
-  const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
-  check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
+  check(batch);
   if (batch.logit_rows.rows != logit_row_count_) throw std::invalid_argument("batch: is not that of the last step");
   StepOutput output;
   Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};

@@ -38,13 +38,19 @@ class Bytes {
   Py_buffer buffer_{};
 };
 
-// The fields of a batch dataclass. The arrays stay referenced by the Python object for the time of the call.
+// A field of a batch dataclass. The array stays referenced by the Python object for the time of a call.
 template <class T, size_t Dimensions>
-View<T> field(nb::handle object, const char* name) {
-  nb::ndarray<const T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu> array;
+nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu> array_of(nb::handle object, const char* name) {
+  nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu> array;
   if (!nb::try_cast(nb::getattr(object, name), array, false)) {
     throw std::invalid_argument(std::string(name) + ": not a C-contiguous array of the right dtype and dimensions");
   }
+  return array;
+}
+
+template <class T, size_t Dimensions>
+View<T> field(nb::handle object, const char* name) {
+  const auto array = array_of<const T, Dimensions>(object, name);
   View<T> view;
   view.data = array.data();
   view.rows = static_cast<int64_t>(array.shape(0));
@@ -125,6 +131,40 @@ nb::tuple run(Program& program, nb::handle batch) {
   }
   return result(output);
 }
+
+// A batch of decodes, taken apart once. It holds the arrays, whatever the batch has later.
+class Decoding {
+ public:
+  Decoding(Program& program, nb::handle batch)
+      : program_(program),
+        held_(nb::module_::import_("copy").attr("copy")(batch)),
+        held_sampling_(nb::module_::import_("copy").attr("copy")(nb::getattr(batch, "sampling"))),
+        view_(batch_view(batch)),
+        rows_{writable<int32_t>(batch, "token_ids"), writable<int32_t>(batch, "positions"),
+              writable<int32_t>(batch, "slots"), writable<uint64_t>(nb::getattr(batch, "sampling"), "draw_position")} {
+    program.check(view_);
+    if (view_.logit_rows.rows != view_.token_ids.rows) {
+      throw std::invalid_argument("logit_rows: not every row decodes");
+    }
+  }
+
+  std::vector<int32_t> step(const std::vector<int32_t>& tokens) {
+    nb::gil_scoped_release release;
+    move_on(view_, rows_, tokens);
+    return program_.run(view_).tokens;
+  }
+
+ private:
+  template <class T>
+  static T* writable(nb::handle object, const char* name) {
+    return array_of<T, 1>(object, name).data();
+  }
+
+  Program& program_;
+  nb::object held_, held_sampling_;
+  BatchView view_;
+  MovingRows rows_;
+};
 
 nb::tuple redraw(Program& program, nb::handle batch, const IntVector& rows) {
   const View<int32_t> wanted{rows.data(), static_cast<int64_t>(rows.shape(0)), 1};
@@ -267,8 +307,12 @@ NB_MODULE(_native, m) {
   nb::class_<Program> program(m, "Program");
   bind_data(program);
   bind_operators(program);
+  nb::class_<Decoding>(m, "Decoding").def("step", &Decoding::step, "tokens"_a);
   program.def("run", &run, "batch"_a)
       .def("redraw", &redraw, "batch"_a, "rows"_a)
+      .def(
+          "decoding", [](Program& p, nb::handle batch) { return Decoding(p, batch); }, "batch"_a,
+          nb::keep_alive<0, 1>())
       .def("logits", &logits)
       .def("activation", &activation, "buffer"_a, "rows"_a)
       .def("profile", &Program::profile);

@@ -155,6 +155,9 @@ class Program:
         """Draws logit rows of the last step again, whose tokens the masks that its ``batch`` has now do
         not allow: the second draw of their soft masks. The result has the shapes of ``run``'s; rows that
         were not asked for are -1."""
+    def decoding(self, batch: Batch) -> Decoding:
+        """To go on with a batch that has run, in which every row is the newest token of a sequence and wants
+        logits. ValueError if it is not such a batch."""
     def logits(self) -> NDArray[np.float32]:
         """Copy of the last step's raw logits [R, vocab] (tests, parity)."""
     def activation(self, buffer: int, rows: int) -> NDArray[np.float32]:
@@ -162,3 +165,11 @@ class Program:
     def profile(self) -> dict[str, float]:
         """Seconds that the first thread spent in each kind of operator since the last call; "wait X" is its
         time at barriers after X. The first call switches the measurement on and returns {}."""
+
+class Decoding:
+    """The arrays of a batch, taken apart once."""
+
+    def step(self, tokens: list[int]) -> list[int]:
+        """Moves them on by one token, in place (``token_ids``, ``positions``, ``slots``, ``draw_position``), runs
+        the step without the GIL, and returns its tokens as ``run`` would; -1 as there. ``tokens``: of each
+        row, the one that was drawn. ValueError, with nothing changed, if a block table has no room for one."""

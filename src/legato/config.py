@@ -124,7 +124,9 @@ class EngineConfig:
     step_time_target_ms: float | None = flag(
         None,
         "longest step while answers are written and prompts enter (the more enter for each that "
-        "is written, the longer); default: no target, a step takes --max-num-batched-tokens",
+        "is written, the longer); 0: no limit; default: prompts of more than "
+        "--max-num-batched-tokens enter in chunks with which a step takes 2.5 times as long as "
+        "without, shorter ones at once",
         unit="ms",
     )
     speculative_config: str = flag(
@@ -168,9 +170,9 @@ class EngineConfig:
             raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
         if not 0.0 < self.kv_cache_memory_share <= 0.95:
             raise ConfigError("kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share")
-        if self.step_time_target_ms is not None and self.step_time_target_ms <= 0:
+        if self.step_time_target_ms is not None and not self.step_time_target_ms >= 0:
             raise ConfigError(
-                f"step_time_target_ms must be positive, got {self.step_time_target_ms}",
+                f"step_time_target_ms must be 0 or more, got {self.step_time_target_ms}",
                 "step_time_target_ms",
             )
         Speculation.parse(self.speculative_config)
@@ -180,9 +182,16 @@ class EngineConfig:
 
     @property
     def step_time_target(self) -> float | None:
-        """Seconds."""
+        """Seconds; 0: there is none; None: it follows from what steps take."""
         target = self.step_time_target_ms
         return None if target is None else target / 1000
+
+    @property
+    def most_at_once(self) -> int:
+        """Tokens to compute of a prompt that decoding waits for as a whole: one step, and then no more.
+        Only a longer one would stall others again and again; chunks would make the short ones late,
+        and many that come together, without sparing anybody much."""
+        return self.max_num_batched_tokens if self.step_time_target_ms is None else 0
 
     @property
     def speculation(self) -> Speculation | None:

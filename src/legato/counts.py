@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 
 from legato.messages import Stats, StepKind
-from legato.scheduler import Part
+from legato.plan import Part
 from legato.sequence import Sequence
 
 

@@ -19,8 +19,8 @@ from legato.drafting.lengths import Acceptance, best_length
 from legato.drafting.pace import Pace
 from legato.models.info import ModelInfo
 from legato.packing import Packer
+from legato.plan import Part
 from legato.runner import Program, Runner
-from legato.scheduler import Part
 from legato.sequence import Sequence
 
 MOST = 8

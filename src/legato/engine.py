@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from legato.batch import BLOCK_SIZE, StepResult
@@ -11,24 +10,23 @@ from legato.cache.kv import KVCache
 from legato.config import EngineConfig
 from legato.constraint.arriving import Arriving, ends
 from legato.constraint.constraint import Constraint
-from legato.constraint.ruling import INCONSISTENT
 from legato.constraint.tokens import TokenTable
 from legato.counts import count_draft, count_step
 from legato.draft_model import DraftModel, Loaded
 from legato.drafting.pace import Pace
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
+from legato.faults import fault_of, no_token
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.packing import Packer
+from legato.plan import Part
 from legato.request import FinishReason, Output, Progress, Request
 from legato.runner import Program, Runner, token_logprobs
-from legato.scheduler import Part, Scheduler
+from legato.scheduler import Scheduler
 from legato.sequence import Sequence
 
 if TYPE_CHECKING:
     from legato.constraint.grammar import Grammar
-
-NO_TOKEN = "the logits are not numbers, or no token is allowed"
 
 
 class Engine:
@@ -59,6 +57,7 @@ class Engine:
             max_tokens=config.max_num_batched_tokens,
             max_rows=config.max_logit_rows,
             max_sequences=config.max_num_seqs,
+            most_at_once=config.most_at_once,
             drafter=self._drafter,
         )
         self._packer = Packer(self._cache, info.vocab_size, config.max_logit_rows)
@@ -124,11 +123,11 @@ class Engine:
             if self._scheduler.has_work:
                 raise EngineError("nothing could be scheduled although requests are waiting")
             return outputs
-        for computed, result in self._run(parts):
-            if isinstance(result, StepResult):
-                self._absorb(computed, result, outputs)
-            else:
-                outputs += [self._fail(part.sequence, result) for part in computed]
+        tokens = self._go_on(parts)
+        if tokens is not None:
+            outputs += map(self._extend_plainly, parts, tokens)
+        else:
+            self._run(parts, outputs)
         seconds = time.perf_counter() - started
         self._scheduler.ran(seconds)
         count_step(self._stats, parts, seconds)
@@ -203,7 +202,28 @@ class Engine:
                 "prompt",
             )
 
-    def _run(self, parts: list[Part]) -> list[tuple[list[Part], StepResult | Exception]]:
+    def _go_on(self, parts: list[Part]) -> list[int] | None:
+        """The parts' next tokens, if the last step's batch goes on; None: it is a step like any other."""
+        batch = self._packer.follow(parts)
+        if batch is None:
+            return None
+        try:
+            return self._runner.go_on(batch, [part.sequence.last_token for part in parts])
+        except MemoryError:
+            raise
+        except Exception:  # run part by part, it shows whose fault it is
+            self._packer.forget()
+            return None
+
+    def _run(self, parts: list[Part], outputs: list[Output]) -> None:
+        """Runs the parts, and takes over what that brings."""
+        for computed, result in self._outcomes(parts):
+            if isinstance(result, StepResult):
+                self._absorb(computed, result, outputs)
+            else:
+                outputs += [self._fail(part.sequence, result) for part in computed]
+
+    def _outcomes(self, parts: list[Part]) -> list[tuple[list[Part], StepResult | Exception]]:
         """Runs the parts together. If that fails, one by one, to find whose fault it is: a row's
         numbers do not depend on its neighbours, so the others lose nothing."""
         outcome = self._try(parts)
@@ -244,7 +264,7 @@ class Engine:
         """Returns the row behind the part's."""
         sequence = part.sequence
         end = row + part.num_rows
-        if (error := self._fault(part, tokens[row:end])) is not None:
+        if (error := fault_of(part, tokens[row:end], self._runner.failed_grammars)) is not None:
             # What led to them must not reach the cache: the part does not count as computed.
             outputs.append(self._fail(sequence, error))
             return end
@@ -265,6 +285,8 @@ class Engine:
     def _extend_plainly(self, part: Part, token: int) -> Output:
         """``_extend`` without what most steps do not have."""
         sequence = part.sequence
+        if token < 0:
+            return self._fail(sequence, no_token(sequence))
         self._scheduler.computed(part)
         try:
             reason = sequence.accept(token)
@@ -280,30 +302,6 @@ class Engine:
         if output.finish_reason is not None:
             self._finish(sequence, output)
         return output
-
-    def _fault(self, part: Part, tokens: list[int]) -> LegatoError | None:
-        """Why a part's tokens cannot be used. Behind a token that is not the drafted one, the rest
-        means nothing."""
-        constraint = part.sequence.constraint
-        if constraint is not None and constraint.grammar in self._runner.failed_grammars:
-            reason = self._runner.failed_grammars[constraint.grammar]
-            if reason == INCONSISTENT:
-                return EngineError(f"the grammar went wrong: {reason}")
-            # Some limits on what a grammar may cost are met only by what is written under it.
-            field = part.sequence.request.grammar_field
-            return RequestError(f"{field}: the grammar is too complex: {reason}", field)
-        if not part.draft:
-            return _no_token(part.sequence) if min(tokens, default=0) < 0 else None
-        drafted = tokens[part.num_forced :]
-        right = sum(
-            1
-            for _ in takewhile(
-                lambda pair: pair[0] == pair[1], zip(drafted, part.draft, strict=False)
-            )
-        )
-        if any(token < 0 for token in tokens[: part.num_forced + right + part.samples]):
-            return _no_token(part.sequence)
-        return None
 
     def _extend(self, part: Part, tokens: list[int], result: StepResult, row: int) -> Output:
         """The sequence has new tokens, and may have ended with the last of them."""
@@ -391,10 +389,3 @@ class Engine:
             if sequence.index == 0:
                 self._stats.cached_tokens += sequence.num_cached
         return output
-
-
-def _no_token(sequence: Sequence) -> LegatoError:
-    if sequence.is_masked and sequence.constraint is not None:
-        field = "allowed_token_ids"
-        return RequestError(f"{field} has none of the tokens that the grammar allows here", field)
-    return EngineError(NO_TOKEN)

@@ -2,12 +2,14 @@
 
 What does not change while a sequence runs (sampling parameters, block table) stays in arrays with a
 row for each lane, and is gathered; Python loops touch each sequence a few times a step, never each
-token. While the same sequences decode, the last batch is moved on by one token in place: between
-two steps the processor's caches are full of weights, so what counts is how little is touched.
+token. While the same sequences decode, the last batch is moved on by one token in place, by the
+native core where nothing else is new: between two steps the processor's caches are full of weights,
+so what counts is how little is touched.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,10 +21,12 @@ from legato.cache.kv import KVCache
 from legato.constraint.constraint import Rules
 from legato.constraint.masks import MaskPlan
 from legato.constraint.ruling import Ruled
-from legato.scheduler import Part
+from legato.plan import Part
 from legato.sequence import NO_IDS, NO_VALUES, Sequence
 
 FREE = Rules([], [], None)
+TABLE_STEP = 4
+"""Block tables have room for a multiple of so many blocks."""
 
 
 class LogitRows(NamedTuple):
@@ -53,9 +57,9 @@ class Packer:
         self._free: I32 = np.full(max_rows, -1, np.int32)  # rows without a mask
         self._last: Batch | None = None
         self._decoding: list[Sequence] = []  # of the last batch, if it was nothing but decodes
+        self._lanes: NDArray[np.intp] = np.zeros(0, np.intp)  # theirs
         self._computed = 0  # of the last of them, when it decodes its next token
-        self._steps_in_blocks = 0  # for which each of them stays in its block
-        self._places: I32 = np.zeros((2, 0), np.int32)  # positions and slots of the last batch
+        self._parts: list[Part] = []  # of the last batch
         self._claims = self._changes = -1  # the cache's counts at that time
         self._is_penalised = False  # any of them
         self._is_biased = False
@@ -69,6 +73,7 @@ class Packer:
     def pack(self, parts: list[Part]) -> Batch:
         """The batch of these parts, in their order."""
         sequences = [part.sequence for part in parts]
+        self._parts = parts
         self.ruled = []
         decodes = all(part.samples and part.num_tokens == 1 for part in parts)
         if decodes and self._last is not None and self._goes_on(sequences):
@@ -76,16 +81,26 @@ class Packer:
         self._last = self._pack(parts, sequences)
         self._decoding = sequences if decodes and not len(self._last.block_copies) else []
         self._claims, self._changes = self._cache.num_claims, self._cache.num_changes
-        if self._decoding:
-            self._place(self._last, self._last.positions, self._last.slots)
+        self._computed = int(self._last.positions[-1]) + 1
         return self._last
 
-    def _place(self, batch: Batch, positions: I32, slots: I32) -> None:
-        """Puts a decode's positions and slots into one array, which one addition moves on."""
-        self._places = np.stack([positions, slots])
-        batch.positions, batch.slots = self._places
-        self._computed = int(positions[-1]) + 1
-        self._steps_in_blocks = BLOCK_SIZE - 1 - int((positions % BLOCK_SIZE).max())
+    def follow(self, parts: list[Part]) -> Batch | None:
+        """The last batch, if these parts are its own, and one token of each is all that is new and all that
+        is wanted: it is for ``Decoding.step`` to move it on. The block tables are as they must be then."""
+        batch = self._last
+        if (
+            batch is None
+            or parts is not self._parts
+            or not self._decoding
+            or self._is_penalised
+            or self._is_biased
+            or self._is_constrained
+            or not self._goes_on(self._decoding)
+            or not all(part.is_plain for part in parts)
+        ):
+            return None
+        self._computed += 1
+        return self._with_tables(batch)
 
     def _goes_on(self, sequences: list[Sequence]) -> bool:
         """Whether the last step's sequences, in their lanes, each have one more token."""
@@ -96,17 +111,11 @@ class Packer:
         )
 
     def _move_on(self, batch: Batch, parts: list[Part], sequences: list[Sequence]) -> Batch:
+        batch = self._with_tables(batch)
         batch.token_ids[:] = [sequence.last_token for sequence in sequences]
         self._computed += 1
-        self._steps_in_blocks -= 1
-        if self._steps_in_blocks >= 0 and self._changes == self._cache.num_changes:
-            self._places += 1
-        else:
-            self._changes = self._cache.num_changes
-            lanes = np.array([sequence.hold.lane for sequence in sequences], np.intp)
-            positions = batch.positions + np.int32(1)
-            self._place(batch, positions, self._slots(lanes, positions))
-            batch.block_tables = self._block_tables(lanes, sequences)
+        batch.positions += 1
+        batch.slots[:] = self._slots(self._lanes, batch.positions)
         sampling = batch.sampling
         sampling.draw_position += 1
         if self._is_penalised:
@@ -119,17 +128,29 @@ class Packer:
             self._set_masks(sampling, parts)
         return batch
 
+    def _with_tables(self, batch: Batch) -> Batch:
+        """The batch with the block tables as they are now; another one if they need more room."""
+        if self._changes != self._cache.num_changes:
+            self._changes = self._cache.num_changes
+            tables = self._block_tables(self._lanes, self._decoding)
+            if tables.shape == batch.block_tables.shape:
+                batch.block_tables[:] = tables
+            else:
+                self._last = batch = replace(batch, block_tables=tables)
+        return batch
+
     def _slots(self, lanes: NDArray[np.intp], positions: I32) -> I32:
         """Of rows in these lanes."""
         blocks = self._tables[lanes, positions // BLOCK_SIZE]
         return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
 
     def _block_tables(self, lanes: NDArray[np.intp], sequences: list[Sequence]) -> I32:
-        width = max(len(sequence.hold.blocks) for sequence in sequences)
+        most = max(len(sequence.hold.blocks) for sequence in sequences)
+        width = -(-most // TABLE_STEP) * TABLE_STEP  # the batch is moved on: they will grow
         return np.ascontiguousarray(self._tables[lanes, :width])
 
     def _pack(self, parts: list[Part], sequences: list[Sequence]) -> Batch:
-        lanes = np.array([self._seat(sequence) for sequence in sequences], np.intp)
+        self._lanes = lanes = np.array([self._seat(sequence) for sequence in sequences], np.intp)
         token_ids, owners, positions = self._tokens(parts)
         copies = [s.hold.copy for s in sequences if s.hold.copy is not None]
         rows = self._logit_rows(parts)

@@ -1,9 +1,10 @@
 """Scheduler: which tokens of which sequences are computed in the coming step.
 
 Decode tokens first, then prompt chunks of running sequences, then newly admitted ones, all under
-one token budget. Sequences are served by priority, then arrival. When the pool is full, the last in
-that order is preempted: its blocks stay in the prefix index for as long as nobody needs them, and
-it is recomputed from its tokens later, with the same result.
+one token budget; long prompts also under one of their own, so that they stall neither those who
+decode nor short prompts. Sequences are served by priority, then arrival. When the pool is full, the
+last in that order is preempted: its blocks stay in the prefix index for as long as nobody needs
+them, and it is recomputed from its tokens later, with the same result.
 
 A sequence is in exactly one place: ``waiting`` (holds nothing), ``running`` (holds a lane and
 blocks for its known tokens), or among the followers of the request's first choice, until that one
@@ -14,120 +15,18 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, insort
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from legato.batch import BLOCK_SIZE
 from legato.cache.kv import KVCache
 from legato.drafting.gain import Gain
 from legato.drafting.pace import Pace
+from legato.plan import Part, Plan
 from legato.sequence import Sequence
 
 FEW_RUNNING = 4
 """Sequences up to which a step has time for what a grammar guesses: with more, a row costs what it may
 save."""
-
-
-@dataclass(slots=True)
-class Part:
-    """``count`` known tokens of a sequence, from its first uncomputed one, then those of ``draft``.
-
-    ``num_forced`` rows, from the part's row ``first_forced``, want the log-probability of the given
-    token that follows them. ``samples``: the last known token's row yields a token, and each of the
-    draft's rows another one, if the tokens before it turn out as drafted.
-    """
-
-    sequence: Sequence
-    count: int
-    first_forced: int = 0
-    num_forced: int = 0
-    samples: bool = False
-    draft: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, sequence: Sequence, count: int) -> Part:
-        part = cls(sequence, count, samples=count == sequence.num_pending)
-        if sequence.wants_prompt_logprobs:
-            known = len(sequence.prompt_logprobs)
-            part.first_forced = max(known - sequence.num_computed, 0)
-            last = min(count, sequence.num_given - 1 - sequence.num_computed)
-            part.num_forced = max(last - part.first_forced, 0)
-        return part
-
-    @property
-    def is_plain(self) -> bool:
-        """One token that decides about the next, of which nothing else is wanted or known, but that a
-        grammar allows it."""
-        sequence = self.sequence
-        return (
-            self.count == 1
-            and self.samples
-            and not self.draft
-            and sequence.is_announced
-            and sequence.params.logprobs is None
-            and (sequence.constraint is None or sequence.constraint.grammar_alone is not None)
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        return self.count + len(self.draft)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that want logits."""
-        return self.num_forced + self.samples + len(self.draft)
-
-
-@dataclass(slots=True)
-class Plan:
-    """The parts of one step, and what is left of its budget. ``prompt_left``: of it, for prompts."""
-
-    tokens_left: int
-    rows_left: int
-    parts: dict[Sequence, Part] = field(default_factory=dict)
-    prompt_left: int = 0
-    num_decode_rows: int = 0
-    num_prompt_tokens: int = 0
-    sum_positions: int = 0  # of the prompts' tokens
-
-    @property
-    def depth(self) -> int:
-        """The mean position of the prompts' tokens."""
-        return self.sum_positions // max(self.num_prompt_tokens, 1)
-
-    def add(self, sequence: Sequence) -> None:
-        """As many pending tokens of the sequence as fit; possibly none."""
-        count = min(sequence.num_pending, self.prompt_left)
-        part = Part.of(sequence, count)
-        while (excess := part.num_rows - self.rows_left) > 0:
-            part = Part.of(sequence, part.count - excess)  # each token brings at most one row
-        if part.count > 0:
-            self.parts[sequence] = part
-            self.tokens_left -= part.count
-            self.prompt_left -= part.count
-            self.num_prompt_tokens += part.count
-            self.sum_positions += part.count * (sequence.num_computed + part.count // 2)
-            self.rows_left -= part.num_rows
-
-    def add_draft(self, sequence: Sequence, draft: list[int]) -> None:
-        """Behind a part that samples."""
-        self.parts[sequence].draft = tuple(draft)
-        self.tokens_left -= len(draft)
-        self.rows_left -= len(draft)
-        self.num_decode_rows += len(draft)
-
-    def add_decode(self, sequence: Sequence) -> None:
-        """Its one pending token. There are rows for all decodes."""
-        self.parts[sequence] = Part(sequence, 1, samples=True)
-        self.tokens_left -= 1
-        self.rows_left -= 1
-        self.num_decode_rows += 1
-
-    def remove(self, sequence: Sequence) -> None:
-        part = self.parts.pop(sequence, None)
-        if part is not None:
-            self.tokens_left += part.num_tokens
-            self.rows_left += part.num_rows
 
 
 class Drafter(Protocol):
@@ -162,7 +61,8 @@ def _take(sequence: Sequence, group: list[Sequence]) -> bool:
 
 
 class Scheduler:
-    """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once."""
+    """``max_tokens``, ``max_rows``: the budget of one step; ``max_sequences`` run at once. Of prompts with
+    up to ``most_at_once`` tokens to compute no chunks are made for the sake of those who decode."""
 
     def __init__(
         self,
@@ -172,6 +72,7 @@ class Scheduler:
         max_tokens: int,
         max_rows: int,
         max_sequences: int,
+        most_at_once: int = 0,
         drafter: Drafter | None = None,
     ) -> None:
         self.cache = cache
@@ -179,11 +80,16 @@ class Scheduler:
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.max_sequences = max_sequences
+        self.most_at_once = most_at_once
         self.waiting: list[Sequence] = []  # both in the order of service
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._followers: dict[Sequence, list[Sequence]] = {}
         self._last = Plan(0, 0)
+        self._steady: list[Part] | None = (
+            None  # the last step's parts, if the next one may be the same
+        )
+        self._steps_in_blocks = 0  # in which none of them needs another block
         self._drafter = drafter
         self._drafting = 0.0  # seconds of the last step that its guesses took
 
@@ -222,7 +128,44 @@ class Scheduler:
         Empty only without work. A preemption may leave nothing, when the victim had taken the whole
         budget and the more urgent sequence still has no room; the others have their turn then.
         """
-        return self._plan() or self._plan()
+        return self._again() or self._plan() or self._plan()
+
+    def _again(self) -> list[Part] | None:
+        """The same list as in the last step, if one token more of each of its sequences is all that there
+        is to do: most steps of a server are of this kind."""
+        parts, plan = self._steady, self._last
+        if parts is None or self.waiting or not self._make_room():
+            return None
+        gain = self._gain(plan)
+        if gain is not None:
+            for part in parts:
+                self._plan_draft(part, plan, gain)
+            if plan.num_decode_rows > len(parts):
+                self._steady = None
+                return list(parts)
+        return parts
+
+    def _make_room(self) -> bool:
+        """For one more token of each sequence that runs; False if somebody had to give way."""
+        self._steps_in_blocks -= 1
+        if self._steps_in_blocks >= 0:
+            return True
+        for sequence in self.running:
+            hold, known = sequence.hold, sequence.num_tokens
+            if known > hold.room and not self.cache.extend(hold, known):
+                return False
+        self._steps_in_blocks = min(s.hold.room - s.num_tokens for s in self.running)
+        return True
+
+    def _is_steady(self, plan: Plan) -> bool:
+        """Nothing but decodes of sequences of which nothing particular is known."""
+        return (
+            not plan.num_prompt_tokens
+            and 0 < plan.num_decode_rows == len(plan.parts) == len(self.running)
+            and not self.waiting
+            and self._drafter is None
+            and all(sequence.constraint is None for sequence in self.running)
+        )
 
     def _plan(self) -> list[Part]:
         self._last = plan = Plan(self.max_tokens, self.max_rows)
@@ -236,20 +179,23 @@ class Scheduler:
         self._drafting = 0.0
         if self._drafter is not None and plan.num_decode_rows and not plan.num_prompt_tokens:
             self._plan_guesses(plan, self._drafter)
-        return list(plan.parts.values())
+        parts = list(plan.parts.values())
+        self._steady = parts if self._is_steady(plan) else None
+        self._steps_in_blocks = 0
+        return parts
 
     def _plan_prompts(self, plan: Plan) -> None:
-        """Chunks of running sequences, then new ones, as much as decoding can wait for."""
-        plan.prompt_left = plan.tokens_left
+        """Chunks of running sequences, then new ones; of long prompts as much as decoding can wait for."""
+        plan.long_left = plan.tokens_left
         decoding = plan.num_decode_rows
         if decoding:
             most = min(len(self.running) + len(self.waiting), self.max_sequences)
-            depth = next((s.num_computed for s in self.running if s.num_pending > 1), 0)
-            plan.prompt_left = self.pace.prompt_tokens(
-                decoding, most - decoding, plan.tokens_left, depth
+            long = (s.num_computed for s in self.running if s.is_long and s.num_pending > 1)
+            plan.long_left = self.pace.prompt_tokens(
+                decoding, most - decoding, plan.tokens_left, next(long, 0)
             )
         for sequence in self.running:
-            if plan.prompt_left and sequence.num_pending > 1:
+            if plan.tokens_left and sequence.num_pending > 1:
                 plan.add(sequence)
         if self.waiting:
             self._plan_new(plan)
@@ -311,7 +257,7 @@ class Scheduler:
         prefilling = [sequence for sequence in self.running if sequence.num_pending > 1]
         expected = 0  # sequences that will soon take a place
         for sequence in self.waiting.copy():
-            if not plan.prompt_left:
+            if not plan.tokens_left or not (plan.long_left or self.most_at_once):
                 return
             if len(self.running) + expected < self.max_sequences and any(
                 comes_first(other, sequence) for other in prefilling
@@ -344,6 +290,7 @@ class Scheduler:
         if found is None:
             return False
         sequence.num_computed = found
+        sequence.is_long = sequence.num_pending > self.most_at_once
         if sequence.num_cached is None:
             sequence.num_cached = min(found, sequence.num_given)
             sequence.scheduled_at = time.monotonic()
@@ -380,6 +327,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """It is finished or cancelled, wherever it is."""
+        self._steady = None
         if sequence in self.running:
             self.running.remove(sequence)
             self._release(sequence)

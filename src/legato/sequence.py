@@ -62,6 +62,7 @@ class Sequence:
         self.is_guessing = False  # the last draft was guessed, not known
         self.scheduled_at: float | None = None  # time.monotonic() of its first step
         self.is_announced = False  # its first output is out
+        self.is_long = False  # what is to be computed before the next token enters in chunks
 
         params = request.params
         self.params: SamplingParams = params

@@ -17,7 +17,7 @@ from legato.engine import Engine
 from legato.models.loading import LoadedModel
 from legato.request import Output, Request, SamplingParams
 
-Hashes = dict[tuple[int, int], int]  # (seed, position) -> hash of the logits' bits
+Hashes = dict[tuple[int, int], int]  # (seed, position) -> hash of the logits' bits, in this process
 OUTPUT = 8
 COUNT = 64  # requests of the mixed batch; the first TRACKED are compared
 TRACKED = 10
@@ -33,13 +33,32 @@ class Recorder:
         self.hashes: Hashes = {}
 
     def run(self, batch: Batch) -> tuple[object, ...]:
-        batch.hash_logits = True
         result = self.program.run(batch)
+        self.keep(batch)
+        return result
+
+    def decoding(self, batch: Batch) -> Recorded:
+        return Recorded(self, batch)
+
+    def keep(self, batch: Batch) -> None:
         positions = batch.positions[batch.logit_rows].tolist()
         keys = zip(batch.sampling.seed.tolist(), positions, strict=True)
-        for key, value in zip(keys, result[-1].tolist(), strict=True):
+        for key, logits in zip(keys, self.program.logits(), strict=True):
+            value = hash(logits.tobytes())
             assert self.hashes.setdefault(key, value) == value
-        return result
+
+
+class Recorded:
+    """What goes on with a batch, recorded."""
+
+    def __init__(self, recorder: Recorder, batch: Batch) -> None:
+        self.recorder, self.batch = recorder, batch
+        self.decoding = recorder.program.decoding(batch)
+
+    def step(self, tokens: list[int]) -> list[int]:
+        drawn = self.decoding.step(tokens)
+        self.recorder.keep(self.batch)
+        return drawn
 
 
 @cache

@@ -28,19 +28,21 @@ ALLOWED: dict[str, set[str]] = {
     "persistence": LEAVES | {"kept_file", "cache", "models", "_native"},
     "constraint": LEAVES | {"request", "batch"},
     "sequence": LEAVES | {"request", "batch", "cache", "constraint", "drafting"},
-    "scheduler": LEAVES | {"request", "batch", "cache", "drafting", "sequence"},
+    "plan": {"sequence"},
+    "faults": LEAVES | {"constraint", "plan", "sequence"},
+    "scheduler": LEAVES | {"request", "batch", "cache", "drafting", "plan", "sequence"},
     "_native": {"batch"},
     "weights": LEAVES | {"_native", "gguf_file", "kept_file", "batch"},
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
     "runner": LEAVES | {"_native", "batch", "request", "models", "sequence", "constraint"},
-    "packing": LEAVES | {"batch", "request", "cache", "sequence", "scheduler", "constraint"},
+    "packing": LEAVES | {"batch", "request", "cache", "sequence", "plan", "constraint"},
     "draft_model": LEAVES
-    | {"cache", "drafting", "models", "packing", "runner", "scheduler", "sequence"},
+    | {"cache", "drafting", "models", "packing", "plan", "runner", "sequence"},
     "messages": LEAVES | {"request", "models", "constraint"},
-    "counts": {"messages", "scheduler", "sequence"},
+    "counts": {"messages", "plan", "sequence"},
     "engine": LEAVES
-    | {"batch", "request", "cache", "sequence", "scheduler", "packing", "runner", "counts"}
-    | {"messages", "models", "constraint", "draft_model", "drafting"},
+    | {"batch", "request", "cache", "sequence", "plan", "scheduler", "packing", "runner", "counts"}
+    | {"faults", "messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
     | {"persistence", "wire"},

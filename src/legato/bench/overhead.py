@@ -18,7 +18,7 @@ from legato.bench.prompts import make_prompts
 from legato.bench.report import publish
 from legato.bench.rounds import Round
 from legato.errors import EngineError
-from legato.runner import Program
+from legato.runner import Decoding, Program
 
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -46,6 +46,26 @@ class Stopwatch:
         result = self._program.redraw(batch, rows)
         self.seconds += perf_counter() - started
         return result
+
+    def decoding(self, batch: Batch, /) -> Decoding:
+        started = perf_counter()
+        decoding = self._program.decoding(batch)
+        self.seconds += perf_counter() - started
+        return Timed(decoding, self)
+
+
+class Timed:
+    """What goes on with a batch, on the same watch."""
+
+    def __init__(self, decoding: Decoding, watch: Stopwatch) -> None:
+        self._decoding = decoding
+        self._watch = watch
+
+    def step(self, tokens: list[int], /) -> list[int]:
+        started = perf_counter()
+        drawn = self._decoding.step(tokens)
+        self._watch.seconds += perf_counter() - started
+        return drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

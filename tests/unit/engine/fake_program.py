@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,6 +88,10 @@ class FakeProgram:
         self.positions[blocks, offsets] = batch.positions
         return self._sample(batch)
 
+    def decoding(self, batch: Batch) -> FakeDecoding:
+        assert len(batch.logit_rows) == len(batch.token_ids)
+        return FakeDecoding(self, batch)
+
     def visible(self, batch: Batch, row: int) -> list[int]:
         """The tokens that row's attention sees."""
         table = batch.block_tables[batch.sequences[row]]
@@ -115,6 +120,23 @@ class FakeProgram:
                 for i in range(s.num_logprobs[r]):
                     top_ids[r, i], top_logprobs[r, i] = i, log_probability(tokens, i)
         return token_ids, logprobs, ranks, top_ids, top_logprobs, np.empty(0, np.uint64)
+
+
+class FakeDecoding:
+    """It holds the batch's arrays, whatever the batch has later."""
+
+    def __init__(self, program: FakeProgram, batch: Batch) -> None:
+        self.program, self.batch = program, copy(batch)
+        self.batch.sampling = copy(batch.sampling)
+
+    def step(self, tokens: list[int]) -> list[int]:
+        batch = self.batch
+        batch.token_ids[:] = tokens
+        batch.positions += 1
+        batch.sampling.draw_position += 1
+        blocks = batch.block_tables[batch.sequences, batch.positions // BLOCK_SIZE]
+        batch.slots[:] = blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
+        return self.program.run(batch)[0].tolist()
 
 
 class OftenRight(FakeProgram):

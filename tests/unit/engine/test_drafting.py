@@ -14,7 +14,7 @@ from legato.drafting.chances import Chances
 from legato.drafting.gain import Gain
 from legato.drafting.guesses import Guesses
 from legato.drafting.lookup import Lookup
-from legato.drafting.pace import LEAST_CHUNK, Pace
+from legato.drafting.pace import Pace
 from legato.engine import Engine
 from legato.errors import ConfigError
 from legato.request import Request
@@ -189,69 +189,3 @@ def test_a_text_without_repetition_is_left_alone() -> None:
         drafted.append(len(guesses.draft(15, Gain(1, row))))
         guesses.follow([source.randrange(20)])
     assert row * sum(drafted[200:]) < 0.02 * 400
-
-
-def test_pace_learns_what_rows_and_prompts_take() -> None:
-    pace = Pace(target=0.050)
-    assert pace.prompt_tokens(4, 1, 512) == 512  # nothing is known
-    for _ in range(60):
-        pace.learn(4, 0, 0.010)
-        pace.learn(12, 0, 0.018)
-        pace.learn(4, 100, 0.110)
-    assert pace.row_cost(4) == pytest.approx(0.1, rel=0.01)
-    assert pace.prompt_tokens(4, 1, 512) == pytest.approx(40, abs=1)
-    assert pace.prompt_tokens(4, 40, 512) == pytest.approx(490, abs=1)
-    assert pace.prompt_tokens(4, 40, 100) == 100
-    assert Pace().prompt_tokens(4, 1, 512) == 512
-
-
-def test_a_target_bounds_the_step() -> None:
-    pace = Pace(target=0.030)
-    for _ in range(60):
-        pace.learn(4, 0, 0.010)
-        pace.learn(4, 100, 0.110)
-    assert pace.prompt_tokens(4, 1, 512) == pytest.approx(20, abs=1)
-    slow = Pace(target=0.001)
-    slow.learn(4, 0, 0.010)
-    slow.learn(4, 100, 0.110)
-    assert slow.prompt_tokens(4, 1, 512) == LEAST_CHUNK
-
-
-def test_tokens_that_see_more_context_take_longer() -> None:
-    pace = Pace(target=0.030)
-    for _ in range(60):
-        pace.learn(4, 0, 0.010)
-        pace.learn(4, 100, 0.110, depth=100)
-    assert pace.prompt_tokens(4, 1, 512, depth=500) == pytest.approx(20, abs=1)
-    assert pace.prompt_tokens(4, 1, 512, depth=600) == pytest.approx(10, abs=1)  # not seen yet
-    assert pace.prompt_tokens(4, 1, 512, depth=9000) == LEAST_CHUNK
-    pace.learn(4, 10, 0.040, depth=9000)
-    assert pace.prompt_tokens(4, 1, 512, depth=9000) == 6
-    assert pace.prompt_tokens(4, 1, 512, depth=100) == pytest.approx(20, abs=1)
-
-
-def test_a_prompt_enters_in_chunks_that_decoding_can_wait_for() -> None:
-    class Paced(Costs):
-        def prompt_tokens(self, decoding: int, entering: int, most: int, depth: int = 0) -> int:
-            assert (decoding, entering) == (2, 1) and depth % 7 == 0
-            return 7
-
-    program = FakeProgram(64)
-    config = EngineConfig(max_num_batched_tokens=64)
-    engine = Engine(program, model_info(64), config, Paced(1.0))
-    for name in "ab":
-        engine.add(ask(name, [ord(name) % 50], max_tokens=80))
-    engine.step()
-    request = ask("long", [1 + i % 40 for i in range(100)], max_tokens=1)
-    engine.add(request)
-    outputs = run(engine)
-    assert tokens(outputs, "long") == expected(request, 0, 1000)[0]
-    assert max(program.rows) == 2 + 7
-
-
-def test_nobody_decodes_nobody_waits() -> None:
-    program = FakeProgram(64)
-    engine = Engine(program, model_info(64), EngineConfig(max_num_batched_tokens=64), Pace(0.0001))
-    engine.add(ask("long", [1] * 200, max_tokens=2))
-    run(engine)
-    assert program.rows == [64, 64, 64, 8, 1]

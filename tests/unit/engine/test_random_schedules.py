@@ -80,6 +80,7 @@ class Schedules(RuleBasedStateMachine):
         chunk=st.sampled_from([1, 5, 1000]),
         most=st.sampled_from([0, 1, 3, 15]),
         draft_blocks=st.sampled_from([0, 0, 2, 5, 14]),
+        step_time=st.sampled_from([None, None, 1.0]),
     )
     def start(
         self,
@@ -91,11 +92,13 @@ class Schedules(RuleBasedStateMachine):
         chunk: int,
         most: int,
         draft_blocks: int,
+        step_time: float | None,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=sequences,
             max_num_batched_tokens=tokens,
             enable_prefix_caching=caching,
+            step_time_target_ms=step_time,
             speculative_config=json.dumps({"num_speculative_tokens": most}),
         )
         self.config = config
