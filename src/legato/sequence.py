@@ -76,7 +76,6 @@ class Sequence:
             or params.frequency_penalty != 0.0
         )
         self.is_biased = bool(params.logit_bias) or params.min_tokens > 0
-        self.is_masked = params.allowed_token_ids is not None
         self.wants_prompt_logprobs = params.prompt_logprobs is not None and index == 0
         most_output = max_len if params.max_tokens is None else params.max_tokens
         self._max_len = max_len
@@ -258,6 +257,10 @@ class Sequence:
             self.constraint.is_finished or self.constraint.heals_after(drafted)
         )
         return self._early_bias if is_early and not is_told else self._bias
+
+    @property
+    def is_masked(self) -> bool:
+        return self.params.allowed_token_ids is not None
 
     def mask(self, vocab_size: int) -> U32:
         """Bits of the allowed tokens [ceil(vocab / 32)]; only if ``is_masked``."""

@@ -4,9 +4,9 @@ A step of decodes takes what steps with about as many rows took lately; a prompt
 for each of its tokens, more the more context these see. Both decide about speed only: no number
 depends on them.
 
-While sequences decode, a prompt enters in chunks that they can wait for: with one a step takes ``STRETCH``
-times what it takes without. So the times between two tokens stay within three times the usual,
-however long the prompt is, and it has more than half of the processor.
+While sequences decode, a long prompt enters in chunks that they can wait for: with one a step takes
+``STRETCH`` times what it takes without. So the times between two tokens stay near that multiple of
+the usual, however long the prompt is. Behind much context the least chunk takes longer.
 """
 
 from __future__ import annotations
