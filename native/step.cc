@@ -48,7 +48,8 @@ StepOutput Program::run(const BatchView& batch) {
   StepOutput output;
   Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};
   begin(step);
-  if (!kv_layers_.empty()) want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
+  if (!kv_layers_.empty())
+    want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
   copy_blocks(batch);
   threads_.run([&](int thread) { execute(step, thread); });
   logit_row_count_ = step.logit_rows;
