@@ -43,8 +43,7 @@ class Sequence:
         # Its tokens are in the arrays below, and need no second place while it waits.
         self.request = msgspec.structs.replace(request, prompt_token_ids=[], output_token_ids=[])
         self.index = index
-        self.place = (arrival, index)  # no other has it
-        self.rank(request.priority)
+        self.key = (request.priority, arrival, index)  # served in this order
         self.hold = Hold(salt)
 
         given = request.prompt_token_ids + request.output_token_ids
@@ -120,10 +119,18 @@ class Sequence:
         self.num_computed = min(self.num_computed, same, self.num_tokens - 1)
         return same
 
+    @property
+    def priority(self) -> int:
+        return self.key[0]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """No other has it, and it does not change."""
+        return self.key[1:]
+
     def rank(self, priority: int) -> None:
         """It has this priority from now on."""
-        self.priority = priority
-        self.key = (priority, *self.place)  # served in this order
+        self.key = (priority, *self.place)
 
     # -- progress ---------------------------------------------------------------------------------
     @property
