@@ -9,15 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_edges import STRANGE, Build, build, post, tokenizer
+from fake_service import Build, post
+from test_edges import STRANGE
 
 from legato.errors import EngineDeadError
 from legato.server import anthropic_request, ollama, ollama_models, responses_request
 from legato.server.errors import ResponseNotFoundError
 from legato.server.responses_items import answer_item
 from legato.server.responses_store import ResponseStore, StoredResponse
-
-__all__ = ["build", "tokenizer"]  # fixtures
 
 HI: Any = [{"role": "user", "content": "hi"}]
 MESSAGES: dict[str, Any] = {"messages": HI, "max_tokens": 50}
