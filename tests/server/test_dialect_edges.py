@@ -142,7 +142,7 @@ def test_a_response_that_failed_can_be_gone_on_from(build: Build) -> None:
 def test_the_store_is_bounded() -> None:
     def stored(number: int, length: int) -> StoredResponse:
         return StoredResponse(
-            {"id": f"r{number}"}, [], [answer_item("m", "x" * length, "completed")]
+            {"id": f"r{number}"}, [], [answer_item("m", "x" * (length - 1), "completed")]
         )
 
     store = ResponseStore(max_responses=3, max_characters=100)
