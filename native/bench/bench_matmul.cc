@@ -193,6 +193,9 @@ std::vector<Workload> workloads() {
     repeat("Llama-1B layers", format, {{3072, 2048}, {2048, 2048}, {16384, 2048}, {2048, 8192}}, 3);
     repeat("Llama-1B down", format, {{2048, 8192}}, 12);
   }
+  for (Format format : {Format::Q4_1, Format::Q4_K}) {
+    repeat("Qwen2.5-7B layers", format, {{4608, 3584}, {3584, 3584}, {37888, 3584}, {3584, 18944}}, 2);
+  }
   repeat("Gemma-270M layers", Format::Q5_0, {{1536, 640}, {640, 1024}, {4096, 640}, {640, 2048}}, 18);
   repeat("Gemma-270M head", Format::Q8_0, {{262144, 640}}, 1);
   return all;
