@@ -55,10 +55,8 @@ Mask16 lanes_seen(int block, int low, int high) {  // lanes of a block that lie 
   return (Mask16)(until & ~below);
 }
 
-// Scores of one query in [low, high) become weights 2^(score - maximum), in the form that the values are multiplied
-// with; integers come later.
-template <class E>
-inline void soften(float* scores, int low, int high, const Curve& curve, float* maximum, float* sum) {
+// Scores of one query in [low, high) are curved, and hidden elsewhere in their blocks; returns the largest.
+inline float largest_score(float* scores, int low, int high, const Curve& curve) {
   const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
   const F32x16 hidden = F32x16::splat(-__builtin_inff());
   F32x16 most = hidden;
@@ -70,20 +68,23 @@ inline void soften(float* scores, int low, int high, const Curve& curve, float* 
     if (curve.capped || !is_whole) x.store(scores + b * kBlock);
     most = max(most, x);
   }
-  *maximum = reduce_max(most);
-  const F32x16 top = F32x16::splat(*maximum);
+  return reduce_max(most);
+}
+
+// Then they become weights 2^(score - maximum), in the form that the values are multiplied with (integers come later);
+// returns their sum.
+template <class E>
+inline float weigh(float* scores, int low, int high, float maximum) {
+  const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
+  const F32x16 top = F32x16::splat(maximum);
+  if constexpr (E::kProducts == Products::Pairs) return weigh_pairs(scores, begin, end, top);
   F32x16 total = F32x16::zero();
   for (int b = begin; b < end; ++b) {
-    const F32x16 x = F32x16::load(scores + b * kBlock) - top;
-    if constexpr (E::kProducts == Products::Pairs) {
-      total = total + store_rounded(exp2_coarse(x), (Narrow*)scores + b * kBlock);  // behind what is still to be read
-    } else {
-      const F32x16 weight = exp2_negative(x);
-      weight.store(scores + b * kBlock);
-      total = total + weight;
-    }
+    const F32x16 weight = exp2_negative(F32x16::load(scores + b * kBlock) - top);
+    weight.store(scores + b * kBlock);
+    total = total + weight;
   }
-  *sum = reduce_add(total);
+  return reduce_add(total);
 }
 
 // The state of the n queries from `at` takes in a tile with the maxima and sums `part`; those not live keep what they
@@ -292,10 +293,13 @@ class Worker {
     }
     alignas(64) float maximum[16] = {}, sum[16] = {};
     float units[NQ] = {};
+    for (int i = 0; i < NQ; ++i) {  // all of them first: folding lanes takes long, but many at once
+      if (live >> i & 1) maximum[i] = largest_score(d_.scores + i * kTile, seen.low[i], seen.high[i], curve_);
+    }
     for (int i = 0; i < NQ; ++i) {
       if (!(live >> i & 1)) continue;
       float* scores = d_.scores + i * kTile;
-      soften<E>(scores, seen.low[i], seen.high[i], curve_, &maximum[i], &sum[i]);
+      sum[i] = weigh<E>(scores, seen.low[i], seen.high[i], maximum[i]);
       if constexpr (E::kProducts == Products::Integers) {
         units[i] =
             narrow_weights(blocks_, seen.low[i] / kBlock, (seen.high[i] + kBlock - 1) / kBlock, s_.padded, scores);

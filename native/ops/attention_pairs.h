@@ -4,8 +4,8 @@
 // Numeric definition, the same bits on every instruction set, for any tile of registers and number of rows:
 //   query: scaled, then rounded to bf16; a score is one chain of fused multiply-adds over pairs of dimensions,
 //   ascending, of a pair first the odd one, as the instruction does it; weights are rounded to bf16, and their sum is
-//   that of the rounded ones; the value of a dimension within a tile is one such chain over the pairs of positions of
-//   which the row sees any, starting from zero.
+//   that of the rounded ones, in such chains too; the value of a dimension within a tile is one such chain over the
+//   pairs of positions of which the row sees any, starting from zero.
 // Of a pair that a row sees half of, the other half counts as zero times zero, so that whatever bytes lie there cannot
 // reach the result. (Numbers below the smallest normal float, 1e-38, the instruction takes as zero.)
 #pragma once
@@ -46,16 +46,19 @@ inline F32x16 add_products(F32x16 sum, Factor a, Factor b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
   return sum;
 }
-inline Narrow narrow(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return (Narrow)(bits >> 16);
+// x * 2^n for whole n; what is not normal counts as zero where it goes to.
+inline F32x16 scaled(F32x16 x, F32x16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+// Stores 32 weights rounded; the sum takes them in.
+inline F32x16 add_weights(F32x16 sum, F32x16 a, F32x16 b, Narrow* p) {
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v);
+  _mm512_storeu_si512(p, both);
+  return add_products(sum, {both}, {_mm512_set1_epi32(0x3f803f80)});  // pairs of one
 }
-// Stores 16 weights (0 or normal, and no NaN that matters), rounded; returns them.
-inline F32x16 store_rounded(F32x16 x, Narrow* p) {
-  const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(x.v);
-  _mm256_storeu_si256((__m256i*)p, narrow);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
+// The bf16 pairs of 16 numbers, every `stride`-th of `to`; the first n numbers.
+inline void scatter_pairs(F32x16 x, int n, int stride, Narrow* to) {
+  alignas(32) uint32_t pairs[8];
+  _mm256_store_si256((__m256i*)pairs, (__m256i)_mm512_cvtneps_pbh(x.v));
+  for (int i = 0; 2 * i < n; ++i, to += 2 * stride) __builtin_memcpy(to, pairs + i, 4);
 }
 #else
 constexpr int kTurns = 2;  // the odd ones, then the even ones
@@ -72,37 +75,53 @@ struct Factor {
   }
 };
 inline F32x16 add_products(F32x16 sum, Factor a, Factor b) { return fma(a.v, b.v, sum); }
-inline Narrow narrow(float x) { return x; }
-inline F32x16 store_rounded(F32x16 x, Narrow* p) {
-  const F32x16 rounded = round_to_bf16(x);
-  rounded.store(p);
-  return rounded;
+inline F32x16 scaled(F32x16 x, F32x16 n) { return x * bits_to_float(shift_left<23>(to_int(n) + I32x16::splat(127))); }
+inline F32x16 add_weights(F32x16 sum, F32x16 a, F32x16 b, Narrow* p) {
+  a = round_to_bf16(a), b = round_to_bf16(b);
+  a.store(p);
+  b.store(p + 16);
+  return sum + odds(a, b) + evens(a, b);
+}
+inline void scatter_pairs(F32x16 x, int n, int stride, Narrow* to) {
+  alignas(64) float part[16];
+  round_to_bf16(x).store(part);
+  for (int i = 0; i < n; i += 2, to += 2 * stride) {
+    to[0] = part[i];
+    to[1] = part[i + 1];
+  }
 }
 #endif
 
-// 2^x for x <= 0 as exp2_negative, relative error < 4e-6: it is rounded to bf16, which loses 4e-3. Coefficients: of the
-// least largest relative error on [-0.5, 0.5], with 1 at 0.
+// 2^x for x <= 0, relative error < 9e-5: it is rounded to bf16, which may lose 2e-3. Below -126 (and -inf) what is
+// rounded to 0; NaN stays NaN. Coefficients: of the least largest relative error on [0, 1], with 1 at 0.
 inline F32x16 exp2_coarse(F32x16 x) {
-  const F32x16 n = round(x), r = x - n;
-  F32x16 p = F32x16::splat(9.58285e-3f);
-  p = fma(p, r, F32x16::splat(5.590643e-2f));
-  p = fma(p, r, F32x16::splat(2.4024099e-1f));
-  p = fma(p, r, F32x16::splat(6.9312419e-1f));
+  x = max(F32x16::splat(-127.0f), x);
+  const F32x16 n = floor(x), r = x - n;
+  F32x16 p = F32x16::splat(7.70670548e-2f);
+  p = fma(p, r, F32x16::splat(2.2764498e-1f));
+  p = fma(p, r, F32x16::splat(6.95116818e-1f));
   p = fma(p, r, F32x16::splat(1.0f));
-  const F32x16 scale = bits_to_float(shift_left<23>(to_int(n) + I32x16::splat(127)));
-  return select(less(x, F32x16::splat(-126.0f)), F32x16::zero(), p * scale);
+  return scaled(p, n);
+}
+
+// A query's scores in blocks [begin, end), -inf where it sees nothing, become weights 2^(score - top), in place behind
+// what is still to be read. Returns their sum: lane i's chain is over positions 2i + 1 and 2i of 32 at fixed places.
+inline float weigh_pairs(float* scores, int begin, int end, F32x16 top) {
+  F32x16 sum = F32x16::zero();
+  const auto weight = [&](int block) { return exp2_coarse(F32x16::load(scores + block * kBlock) - top); };
+  for (int b = begin / 2 * 2; b < end; b += 2) {
+    const F32x16 first = b < begin ? F32x16::zero() : weight(b);
+    const F32x16 second = b + 1 == end ? F32x16::zero() : weight(b + 1);
+    sum = add_weights(sum, first, second, (Narrow*)scores + b * kBlock);
+  }
+  return reduce_add(sum);
 }
 
 // One scaled query into every `stride`-th pair of `to`; an odd head_dim is filled up with zero.
 inline void narrow_query(const float* x, int head_dim, float scale, int stride, Narrow* to) {
-  for (int d = 0; d < head_dim; d += 16) {
+  for (int d = 0; d < head_dim; d += 16, to += 16 * stride) {
     const int n = head_dim - d < 16 ? head_dim - d : 16;
-    alignas(64) float part[16];
-    round_to_bf16(F32x16::load_partial(x + d, n) * F32x16::splat(scale)).store(part);
-    for (int i = 0; i < n; i += 2, to += 2 * stride) {
-      to[0] = narrow(part[i]);
-      to[1] = narrow(part[i + 1]);
-    }
+    scatter_pairs(F32x16::load_partial(x + d, n) * F32x16::splat(scale), n, stride, to);
   }
 }
 

@@ -55,6 +55,7 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   // Of 16-bit queries and weights: half a unit each.
   const double rounding = kv.type == KvType::I8 ? 0.5001 / 32767 : 0;
   const double narrow = kv.type == KvType::BF16 ? 0x1.02p-9 : 0;  // of queries and weights rounded to bf16, relative
+  const double coarse = kv.type == KvType::BF16 ? 9e-5 : 0;       // of the exponential that is rounded
   std::vector<Score> scores;
   double greatest = -INFINITY, error = 0;
   for (int p = first; p <= position; ++p) {
@@ -98,7 +99,7 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   }
   // A weight's relative error: that of its exponent, the exponential's, and the roundings of the two sums. The
   // maximum's error is in every weight and so in none.
-  const double relative = error + 2 * narrow + eps * (24 + 2 * std::sqrt((double)scores.size()));
+  const double relative = error + 2 * (narrow + coarse) + eps * (24 + 2 * std::sqrt((double)scores.size()));
   double units = 0;  // each of a tile's 128 weights may be off by half a unit, of values up to 127
   for (const double most : largest_of_tile) units += most * rounding * 127 * 128;
   for (int64_t d = 0; d < dim; ++d) {

@@ -87,6 +87,7 @@ inline F32x16 round(F32x16 a) {
   return {_mm256_round_ps(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
           _mm256_round_ps(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+inline F32x16 floor(F32x16 a) { return {_mm256_floor_ps(a.lo), _mm256_floor_ps(a.hi)}; }
 inline Mask16 join(__m256 lo, __m256 hi) {
   return (Mask16)((unsigned)_mm256_movemask_ps(lo) | (unsigned)_mm256_movemask_ps(hi) << 8);
 }
@@ -104,6 +105,14 @@ inline I32x16 to_int(F32x16 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_
 inline F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline F32x16 bits_to_float(I32x16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline I32x16 float_to_bits(F32x16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+
+template <int kPick>
+inline __m256 every_second(F32x16 a) {
+  const __m256 mixed = _mm256_shuffle_ps(a.lo, a.hi, kPick);  // quarters in the order 0 2 1 3
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+inline F32x16 evens(F32x16 a, F32x16 b) { return {every_second<0x88>(a), every_second<0x88>(b)}; }
+inline F32x16 odds(F32x16 a, F32x16 b) { return {every_second<0xdd>(a), every_second<0xdd>(b)}; }
 
 inline float reduce_add(F32x16 a) {
   __m256 h = _mm256_add_ps(a.lo, a.hi);

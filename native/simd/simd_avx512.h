@@ -56,6 +56,7 @@ inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 round(F32x16 a) {  // to nearest, ties to even
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+inline F32x16 floor(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
 inline Mask16 less(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Mask16 equal(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(m, b.v, a.v)}; }  // m ? a : b
@@ -63,6 +64,16 @@ inline I32x16 to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }  // nearest
 inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline F32x16 bits_to_float(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline I32x16 float_to_bits(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
+
+// Of a and b one after the other, every second lane: the first, third ...; the second, fourth ...
+inline F32x16 evens(F32x16 a, F32x16 b) {
+  const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(a.v, at, b.v)};
+}
+inline F32x16 odds(F32x16 a, F32x16 b) {
+  const __m512i at = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_permutex2var_ps(a.v, at, b.v)};
+}
 
 // ((0+8)+(4+12)) + ... : halves, then quarters, then pairs. All instruction sets use this order.
 inline float reduce_add(F32x16 a) {

@@ -141,6 +141,10 @@ inline F32x16 round(F32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] = __builtin_nearbyintf(a.v[i]);
   return a;
 }
+inline F32x16 floor(F32x16 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] = __builtin_floorf(a.v[i]);
+  return a;
+}
 inline Mask16 less(F32x16 a, F32x16 b) {
   unsigned m = 0;
   for (int i = 0; i < 16; ++i) m |= (unsigned)(a.v[i] < b.v[i]) << i;
@@ -178,6 +182,17 @@ inline I32x16 float_to_bits(F32x16 a) {
   std::memcpy(r.v, a.v, 64);
   return r;
 }
+
+inline F32x16 every_second(F32x16 a, F32x16 b, int first) {
+  F32x16 r;
+  for (int i = 0; i < 8; ++i) {
+    r.v[i] = a.v[2 * i + first];
+    r.v[i + 8] = b.v[2 * i + first];
+  }
+  return r;
+}
+inline F32x16 evens(F32x16 a, F32x16 b) { return every_second(a, b, 0); }
+inline F32x16 odds(F32x16 a, F32x16 b) { return every_second(a, b, 1); }
 
 inline float reduce_add(F32x16 a) {
   for (int step = 8; step > 0; step /= 2) {
