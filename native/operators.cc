@@ -37,10 +37,10 @@ void Program::apply(const Step& step, const RopeRows& op, const Part& part) cons
 }
 
 void Program::apply(const Step&, const RmsNorm& op, const Part& part) const {
-  const Buffer &x = buffers_[op.x], &out = buffers_[op.out];
   const float* weight = vectors_[op.weight].data();
-  for (int64_t t = part.rows.begin; t < part.rows.end; ++t)
-    kernels_.rms_norm(x.row(t), weight, out.row(t), x.width, op.eps);
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    kernels_.rms_norm(row(op.x, t, part), weight, row(op.out, t, part), buffers_[op.x].width, op.eps);
+  }
 }
 
 void Program::apply(const Step&, const HeadNorm& op, const Part& part) const {
@@ -62,10 +62,10 @@ uint8_t* Program::prepared_row(const RowSet& set, RowForm form, int64_t columns,
 void Program::apply(const Step&, const PrepareRows& op, const Part& part) const {
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
-  const Buffer& x = buffers_[op.x];
-  uint8_t* out = prepared_row(part.set, op.form, op.columns, part.first);
+  uint8_t* out = prepared_row(part.set, op.form, op.columns, part.first + part.own);
   out += (rows.begin - part.first) * kernels_.row_bytes(op.form, op.columns);
-  kernels_.prepare_rows(op.form, x.row(rows.begin), x.stride, rows.end - rows.begin, op.columns, out);
+  const int64_t stride = buffers_[op.x].stride;
+  kernels_.prepare_rows(op.form, row(op.x, rows.begin, part), stride, rows.end - rows.begin, op.columns, out);
 }
 
 void Program::apply(const Step&, const Rope& op, const Part& part) const {
@@ -79,6 +79,15 @@ void Program::apply(const Step&, const Rope& op, const Part& part) const {
   }
 }
 
+// Once for each block that neighbouring rows write to.
+void Program::apply(const Step& step, const KvFetch& op, const Part& part) const {
+  const View<int32_t>& slots = step.batch.slots;
+  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
+    if (t > part.rows.begin && slots[t] / kBlock == slots[t - 1] / kBlock) continue;
+    kernels_.kv_fetch(kv_layers_[op.layer], slots[t]);
+  }
+}
+
 void Program::apply(const Step& step, const KvWrite& op, const Part& part) const {
   for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
     kernels_.kv_write(kv_layers_[op.layer], buffers_[op.k].row(t) + op.k_offset, buffers_[op.v].row(t) + op.v_offset,
@@ -89,14 +98,14 @@ void Program::apply(const Step& step, const KvWrite& op, const Part& part) const
 void Program::apply(const Step&, const Gated& op, const Part& part) const {
   const Buffer& out = buffers_[op.out];
   for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
-    const float* x = buffers_[op.x].row(t);
-    kernels_.gated(x + op.gate_offset, x + op.up_offset, out.row(t), out.width, op.activation);
+    const float* x = row(op.x, t, part);
+    kernels_.gated(x + op.gate_offset, x + op.up_offset, row(op.out, t, part), out.width, op.activation);
   }
 }
 
 void Program::apply(const Step&, const Add& op, const Part& part) const {
   for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
-    kernels_.add(buffers_[op.x].row(t), buffers_[op.y].row(t), buffers_[op.x].width);
+    kernels_.add(buffers_[op.x].row(t), row(op.y, t, part), buffers_[op.x].width);
   }
 }
 
@@ -118,14 +127,16 @@ void Program::for_read_rows(const Step& step, Share some, const Work& work) {
   }
 }
 
-// All tiles for the part's rows, or turns of them with the other threads: work(begin, end).
+// All tiles for the part's rows, or turns of them with the other threads: work(begin, end). Products like pairs of
+// tiles. As many turns for each thread, and none longer than the others by more than a pair: a small matrix has few.
 template <class Work>
 void Program::take_tiles(const Matrix& matrix, const Part& part, const Work& work) {
-  const int64_t tiles = (matrix.rows + kLanes - 1) / kLanes;
+  const int64_t tiles = (matrix.rows + kLanes - 1) / kLanes, pairs = (tiles + 1) / 2;
   if (part.threads == 1) return work(0, tiles);
-  const int64_t size = std::max<int64_t>(kTurnBytes / matrix.tile_bytes / 2 * 2, 2);  // products like pairs of tiles
-  turns_.take(part.turn, (tiles + size - 1) / size, part.thread,
-              [&](int64_t piece) { work(piece * size, std::min((piece + 1) * size, tiles)); });
+  const int64_t turns = (tiles * matrix.tile_bytes + kTurnBytes - 1) / kTurnBytes;
+  const int64_t even = std::min((turns + part.threads - 1) / part.threads * part.threads, pairs);
+  turns_.take(part.turn, even, part.thread,
+              [&](int64_t piece) { work(pairs * piece / even * 2, std::min(pairs * (piece + 1) / even * 2, tiles)); });
 }
 
 void Program::apply(const Step& step, const Linear& op, const Part& part) {
@@ -133,7 +144,7 @@ void Program::apply(const Step& step, const Linear& op, const Part& part) {
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
   const Buffer& out = buffers_[op.out];
-  const uint8_t* x = prepared_row(part.set, op.form, matrix.columns, rows.begin);
+  const uint8_t* x = prepared_row(part.set, op.form, matrix.columns, rows.begin + part.own);
   const size_t row_bytes = kernels_.row_bytes(op.form, matrix.columns);
   const float* bias = op.bias < 0 ? nullptr : vectors_[op.bias].data();
   const auto product = [&](Share some, int64_t begin, int64_t end) {

@@ -3,7 +3,9 @@
 // Operators that treat each row alone are run one after the other on a part of the rows by one thread, without waiting:
 // it only reads what it wrote itself. Attention reads the rows of others. A matrix product can be shared either way: by
 // outputs when there are few rows, so that the weights are read once; by rows when there are many, so that a part of
-// the rows passes through a whole layer in one processor's cache, and the threads hardly ever meet.
+// the rows passes through a whole layer in one processor's cache, and the threads hardly ever meet. With one or two
+// rows, each thread makes them ready for a product itself: that takes no longer than waiting for another thread to do
+// it, and what it made lies in its own cache.
 #pragma once
 #include <cstdint>
 #include <variant>
@@ -46,6 +48,9 @@ struct Rope {
   int x, table, offset, heads, head_dim, rotary_dim;
   bool interleaved;
 };
+struct KvFetch {  // what the coming KvWrite of the layer will write to comes into the cache
+  int layer;
+};
 struct KvWrite {
   int layer, k, k_offset, v, v_offset;
 };
@@ -76,15 +81,15 @@ struct Logits {
 };
 struct Sample {};
 
-using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvWrite, Gather,
+using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvFetch, KvWrite, Gather,
                                Attention, Gated, Add, HeadRows, Logits, Sample>;
-inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_norm",  "head_norm", "prepare",
-                                                  "linear", "rope",      "kv_write",  "gather",    "attention",
-                                                  "gated",  "add",       "head_rows", "logits",    "sample"};
+inline constexpr const char* kOperationNames[] = {"embed", "rope_rows", "rms_norm", "head_norm", "prepare",   "linear",
+                                                  "rope",  "kv_fetch",  "kv_write", "gather",    "attention", "gated",
+                                                  "add",   "head_rows", "logits",   "sample"};
 
 struct Stage {
   Operation operation;
-  bool by_rows;  // shared by rows of the batch; else each thread does its part of everything
+  bool by_rows;  // shared by rows of the batch; else each thread does its part of everything, or all of it for itself
   bool barrier;  // wait for all threads first
 };
 
@@ -109,9 +114,10 @@ class Plan {
   explicit Plan(bool fixed_shares) : fixed_shares_(fixed_shares) {}
   void append(Operation operation, const std::vector<Access>& accesses);
   const std::vector<Stage>& stages() const { return stages_; }
+  size_t size() const { return stages_.size(); }
 
  private:
-  const bool fixed_shares_;
+  bool fixed_shares_;
   std::vector<Stage> stages_;
   std::vector<Access> since_barrier_;
 };

@@ -237,13 +237,15 @@ const float* Program::buffer_row(int buffer, int64_t row) const { return buffer_
 // The cache may be reserved after the operators that use it, so they are checked before the first step.
 void Program::check_kv_operators() const {
   for (const Stage& stage : few_rows_.stages()) {
+    const KvFetch* fetch = std::get_if<KvFetch>(&stage.operation);
     const KvWrite* write = std::get_if<KvWrite>(&stage.operation);
     const Attention* attention = std::get_if<Attention>(&stage.operation);
-    if (!write && !attention) continue;
-    const int layer = write ? write->layer : attention->layer;
+    if (!fetch && !write && !attention) continue;
+    const int layer = fetch ? fetch->layer : write ? write->layer : attention->layer;
     if (layer < 0 || layer >= static_cast<int>(kv_layers_.size())) {
       refuse("layer", "the KV cache has no layer " + std::to_string(layer));
     }
+    if (fetch) continue;
     const KvLayer& kv = kv_layers_[layer];
     const int64_t width = int64_t{kv.kv_heads} * kv.head_dim;
     if (write) {
@@ -272,8 +274,9 @@ void Program::plan(Operation operation, const std::vector<Access>& accesses) {
     refuse("head", "must be the last operator");
   }
   const bool needs_all = std::holds_alternative<Embed>(operation) || std::holds_alternative<RopeRows>(operation) ||
-                         std::holds_alternative<Rope>(operation) || std::holds_alternative<KvWrite>(operation);
-  if (gather_ >= 0 && needs_all) refuse("gather", "embed, rope and kv_write must come before it");
+                         std::holds_alternative<Rope>(operation) || std::holds_alternative<KvFetch>(operation) ||
+                         std::holds_alternative<KvWrite>(operation);
+  if (gather_ >= 0 && needs_all) refuse("gather", "embed, rope, kv_fetch and kv_write must come before it");
   for (const Access& access : accesses) {
     if (access.resource.kind != Resource::Buffer || !access.write) continue;
     for (PreparedRows& rows : prepared_) {
@@ -281,11 +284,54 @@ void Program::plan(Operation operation, const std::vector<Access>& accesses) {
     }
   }
   few_rows_.append(operation, accesses);
+  accesses_.push_back(accesses);
   std::vector<Access> by_rows = accesses;
   if (std::holds_alternative<Linear>(operation)) {
     for (Access& access : by_rows) access.rows = true;
   }
   many_rows_.append(operation, by_rows);
+}
+
+// Buffers that only hold what a thread can compute again for itself: norms and activations of what all threads see.
+void Program::find_own_buffers() {
+  for (Buffer& buffer : buffers_) buffer.is_own = true;
+  for (size_t i = 0; i < few_rows_.size(); ++i) {
+    const Operation& operation = few_rows_.stages()[i].operation;
+    const RmsNorm* norm = std::get_if<RmsNorm>(&operation);
+    const Gated* gated = std::get_if<Gated>(&operation);
+    if ((norm && norm->x != norm->out) || (gated && gated->x != gated->out)) continue;
+    if (const Gather* gather = std::get_if<Gather>(&operation)) {
+      for (const int buffer : gather->buffers) buffers_[buffer].is_own = false;
+    }
+    const bool may_read = std::holds_alternative<PrepareRows>(operation) || std::holds_alternative<Add>(operation);
+    for (const Access& access : accesses_[i]) {
+      const bool is_read = may_read && !access.write;
+      if (access.resource.kind == Resource::Buffer && !is_read) buffers_[access.resource.index].is_own = false;
+    }
+  }
+}
+
+// What a stage repeats, it reads of all rows and writes where no other thread looks.
+void Program::plan_repeated() {
+  find_own_buffers();
+  repeated_ = Plan(true);
+  const auto is_own = [&](const Access& access) {
+    return access.resource.kind == Resource::Prepared ||
+           (access.resource.kind == Resource::Buffer && buffers_[access.resource.index].is_own);
+  };
+  for (size_t i = 0; i < few_rows_.size(); ++i) {
+    std::vector<Access> shared;
+    bool is_repeated = false;
+    for (const Access& access : accesses_[i]) {
+      is_repeated = is_repeated || (access.write && is_own(access));
+      if (!is_own(access)) shared.push_back(access);
+    }
+    if (is_repeated) {
+      for (Access& access : shared) access.rows = false;
+      if (shared.empty()) shared.push_back({{Resource::Prepared, -1}, false, false});  // not by rows, meets nothing
+    }
+    repeated_.append(few_rows_.stages()[i].operation, shared);
+  }
 }
 
 void Program::embed(int table, int out, float scale) {
@@ -353,6 +399,8 @@ void Program::rope(const Rope& op) {
   rope_planned_[op.table] = true;
   plan(op, {columns(op.x, op.offset, end, true, true), {table, true, false}});
 }
+
+void Program::kv_fetch(int layer) { plan(KvFetch{layer}, {}); }
 
 void Program::kv_write(const KvWrite& op) {
   buffer_at("k", op.k);

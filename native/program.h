@@ -92,6 +92,7 @@ class Program {
   void head_norm(int x, int weight, float eps, int offset, int heads, int head_dim);
   void linear(int x, int matrix, int out, int bias, bool accumulate, int out_offset, int64_t read_outputs = 0);
   void rope(const Rope& rope);
+  void kv_fetch(int layer);
   void kv_write(const KvWrite& write);
   void gather(const std::vector<int>& buffers);
   void attention(Attention attention);
@@ -120,6 +121,7 @@ class Program {
   struct Buffer {
     int64_t width, stride;  // floats
     Region memory;
+    bool is_own = false;  // where stages are repeated each thread has rows of its own, one thread's after the other's
     float* row(int64_t t) const { return reinterpret_cast<float*>(memory.data()) + t * stride; }
   };
   struct RopeTable {
@@ -140,6 +142,7 @@ class Program {
     const int32_t *positions, *sequences;
     bool many;  // products are shared by rows; a thread takes one part of the rows after the other
     int64_t part_rows = 0, parts = 0;
+    bool repeats = false;  // each thread makes all rows ready for the products itself
   };
   struct Part {  // of a stage, for one call
     const RowSet& set;
@@ -147,9 +150,15 @@ class Program {
     int64_t first;        // row of the part that these rows are from
     int thread, threads;  // of this stage; 0 of 1 when the stage is shared by rows
     uint64_t turn;        // the number of this stage in turns_
+    int64_t own = 0;      // where the thread's rows of its own buffers begin
   };
 
   void plan(Operation operation, const std::vector<Access>& accesses);
+  void find_own_buffers();
+  void plan_repeated();
+  float* row(int buffer, int64_t t, const Part& part) const {
+    return buffers_[buffer].row(t + (buffers_[buffer].is_own ? part.own : 0));
+  }
   Access columns(int buffer, int64_t begin, int64_t end, bool rows, bool write) const;
   Access whole(int buffer, bool rows, bool write) const;
   void check_columns(const char* name, int buffer, int64_t offset, int64_t width) const;
@@ -169,7 +178,9 @@ class Program {
   void run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter);
   void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
   void copy_blocks(const BatchView& batch) const;
-  const std::vector<Stage>& stages(const RowSet& set) const { return (set.many ? many_rows_ : few_rows_).stages(); }
+  const std::vector<Stage>& stages(const RowSet& set) const {
+    return (set.many ? many_rows_ : set.repeats ? repeated_ : few_rows_).stages();
+  }
   AttentionArgs attention_args(const Step& step, const RowSet& set, const Attention& op) const;
   void apply(const Step&, const Embed&, const Part&) const;
   void apply(const Step&, const RopeRows&, const Part&) const;
@@ -183,6 +194,7 @@ class Program {
   static void for_read_rows(const Step&, Share some, const Work& work);
   uint8_t* prepared_row(const RowSet&, RowForm, int64_t columns, int64_t begin) const;
   void apply(const Step&, const Rope&, const Part&) const;
+  void apply(const Step&, const KvFetch&, const Part&) const;
   void apply(const Step&, const KvWrite&, const Part&) const;
   void apply(const Step&, const Gather&, const Part&) const {}  // execute() calls move_up
   void move_up(const Step&) const;
@@ -223,8 +235,10 @@ class Program {
   std::shared_ptr<GrowingRegion> kv_memory_;
   std::vector<KvLayer> kv_layers_;
   std::array<PreparedRows, 3> prepared_;
-  Plan few_rows_{true}, many_rows_{false};  // the same operators: products shared by outputs, by rows
-  int64_t gather_ = -1;                     // the stage that is a Gather
+  // The same operators: products shared by outputs, by rows; by outputs of rows that each thread made ready itself.
+  Plan few_rows_{true}, many_rows_{false}, repeated_{true};
+  std::vector<std::vector<Access>> accesses_;  // of the operators
+  int64_t gather_ = -1;                        // the stage that is a Gather
   int64_t input_vocabulary_ = 0;
   // head
   int head_matrix_ = -1;

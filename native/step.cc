@@ -13,6 +13,8 @@ namespace {
 
 // With this many rows each thread has enough of them to use a matrix well.
 constexpr int64_t kManyRows = 32;
+// With at most as many, each thread makes all rows ready for the products itself.
+constexpr int64_t kRepeatedRows = 2;
 // Rows that pass through a layer together: their activations fit into a second-level cache.
 constexpr int64_t kPartRows = 64;
 // Of them, those that pass through the stages between two products together. A multiple of what the preparation of rows
@@ -100,6 +102,7 @@ void Program::clear(Step& step) {
 // Everything that may allocate or fail, before the threads start.
 void Program::begin(Step& step) {
   check_kv_operators();
+  if (repeated_.size() != few_rows_.size()) plan_repeated();
   clear(step);
   divide_rows(step.all);
   step.gathers = gather_ >= 0 && step.all.count - step.logit_rows >= kWorthGathering;
@@ -138,6 +141,7 @@ void Program::divide_rows(RowSet& set) const {
   constexpr int64_t unit = 4;
   const int64_t threads = threads_.count();
   set.many = set.count >= kManyRows * threads;
+  set.repeats = threads > 1 && set.count <= kRepeatedRows && set.count * threads <= max_tokens_;
   const int64_t turns = (set.count + kPartRows * threads - 1) / (kPartRows * threads);
   if (!set.many) return;
   const int64_t even = (set.count + turns * threads - 1) / (turns * threads);
@@ -174,7 +178,8 @@ void Program::run_stages(Step& step, const RowSet& set, size_t begin, size_t end
       while (next < end && stages[next].by_rows && !stages[next].barrier) ++next;
       run_rows(step, set, i, next, thread, meter);
     } else {
-      run_stage(step, stages[i], {set, {0, set.count}, 0, thread, threads_.count(), step.first_turn + i}, meter);
+      const int64_t own = set.repeats ? thread * set.count : 0;
+      run_stage(step, stages[i], {set, {0, set.count}, 0, thread, threads_.count(), step.first_turn + i, own}, meter);
     }
     previous = next - 1;
   }
@@ -184,7 +189,8 @@ void Program::run_stages(Step& step, const RowSet& set, size_t begin, size_t end
 void Program::run_rows(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter) {
   const std::span<const Stage> stages(&this->stages(set)[begin], end - begin);
   if (!set.many) {
-    const Part part{set, share(set.count, thread, threads_.count()), 0, 0, 1, 0};
+    const int64_t own = set.repeats ? thread * set.count : 0;
+    const Part part{set, share(set.count, thread, threads_.count()), 0, 0, 1, 0, own};
     for (const Stage& stage : stages) run_stage(step, stage, part, meter);
     return;
   }
