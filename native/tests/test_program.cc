@@ -118,7 +118,7 @@ int main() {
   const std::vector<uint64_t> expected = hashes(isa, 1, kTokens, 30);
   for (const int threads : {1, 2, 3, 4}) {
     for (const int step : {1, 2, 25, 97, 300, 700}) {
-      for (int repeat = 0; repeat < 3; ++repeat) {
+      for (int repeat = 0; repeat < (step < 25 ? 1 : 3); ++repeat) {  // small ones take long
         check(hashes(isa, threads, kTokens, step) == expected,
               std::to_string(threads) + " threads, steps of " + std::to_string(step) + ": other logits");
       }
