@@ -23,6 +23,7 @@ from typing import Any
 
 _FIRST_MARK = 0xF0000
 _LAST_MARK = 0x10FFFD
+_PRIVATE = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
 
 
 class ControlNames:
@@ -137,9 +138,7 @@ class Quotes:
 def _private_characters(value: Any) -> frozenset[str]:
     """Characters of a JSON value that cannot serve as marks."""
     if isinstance(value, str):
-        if value.isascii():
-            return frozenset()
-        return frozenset(letter for letter in value if _FIRST_MARK <= ord(letter) <= _LAST_MARK)
+        return frozenset() if value.isascii() else frozenset(_PRIVATE.findall(value))
     if isinstance(value, dict):
         return _private_characters([*value.keys(), *value.values()])
     if isinstance(value, (list, tuple)):
