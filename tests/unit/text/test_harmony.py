@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from split_pieces import split_up
 
 from legato.text.harmony import HarmonySplit
 from legato.text.reasoning_split import Where
@@ -29,16 +30,8 @@ ANSWERS: list[tuple[Where, str, str, str]] = [
 def test_any_pieces(where: Where, answer: str, reasoning: str, content: str) -> None:
     chance = random.Random(3)
     for _ in range(30):
-        split = HarmonySplit(where)
-        parts = []
-        rest = answer
-        while rest:
-            size = chance.randint(1, 12)
-            parts.append(split.push(rest[:size]))
-            rest = rest[size:]
-        parts.append(split.finish())
-        assert "".join(part.reasoning for part in parts) == reasoning
-        assert "".join(part.content for part in parts) == content
+        parts = split_up(HarmonySplit(where), answer, chance, 12)
+        assert parts == (reasoning, content)
 
 
 def test_tokens_of_the_analysis_are_counted() -> None:

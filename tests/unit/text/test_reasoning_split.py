@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from split_pieces import split_up
 
 from legato.text.continuation import Prompt
 from legato.text.parting import state_at_seam
@@ -31,16 +32,8 @@ ANSWERS: list[tuple[Where, str, str, str]] = [
 def test_any_pieces(where: Where, answer: str, reasoning: str, content: str) -> None:
     chance = random.Random(3)
     for _ in range(30):
-        split = ReasoningSplit(THINK, where)
-        parts = []
-        rest = answer
-        while rest:
-            size = chance.randint(1, 6)
-            parts.append(split.push(rest[:size]))
-            rest = rest[size:]
-        parts.append(split.finish())
-        assert "".join(part.reasoning for part in parts) == reasoning
-        assert "".join(part.content for part in parts) == content
+        parts = split_up(ReasoningSplit(THINK, where), answer, chance, 6)
+        assert parts == (reasoning, content)
 
 
 def test_thoughts_that_the_prompt_opened_keep_their_newlines() -> None:
