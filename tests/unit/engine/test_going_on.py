@@ -275,7 +275,7 @@ def test_who_does_not_read_is_not_waited_for() -> None:
                 else:
                     assert len(step) <= 64 + 2
                 outputs += step
-            assert len(outputs) < 80
+            assert len(outputs) <= 2 * (64 + 2)  # several may have come before the first reading
             for index in (0, 1):
                 assert tokens_of(outputs, index) == expected(request, index, 1000)[0]
                 assert sum(len(o.logprobs or ()) for o in outputs if o.index == index) == 900
