@@ -79,15 +79,6 @@ void Program::apply(const Step&, const Rope& op, const Part& part) const {
   }
 }
 
-// Once for each block that neighbouring rows write to.
-void Program::apply(const Step& step, const KvFetch& op, const Part& part) const {
-  const View<int32_t>& slots = step.batch.slots;
-  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
-    if (t > part.rows.begin && slots[t] / kBlock == slots[t - 1] / kBlock) continue;
-    kernels_.kv_fetch(kv_layers_[op.layer], slots[t]);
-  }
-}
-
 void Program::apply(const Step& step, const KvWrite& op, const Part& part) const {
   for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
     kernels_.kv_write(kv_layers_[op.layer], buffers_[op.k].row(t) + op.k_offset, buffers_[op.v].row(t) + op.v_offset,

@@ -48,9 +48,6 @@ struct Rope {
   int x, table, offset, heads, head_dim, rotary_dim;
   bool interleaved;
 };
-struct KvFetch {  // what the coming KvWrite of the layer will write to comes into the cache
-  int layer;
-};
 struct KvWrite {
   int layer, k, k_offset, v, v_offset;
 };
@@ -81,11 +78,11 @@ struct Logits {
 };
 struct Sample {};
 
-using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvFetch, KvWrite, Gather,
+using Operation = std::variant<Embed, RopeRows, RmsNorm, HeadNorm, PrepareRows, Linear, Rope, KvWrite, Gather,
                                Attention, Gated, Add, HeadRows, Logits, Sample>;
-inline constexpr const char* kOperationNames[] = {"embed", "rope_rows", "rms_norm", "head_norm", "prepare",   "linear",
-                                                  "rope",  "kv_fetch",  "kv_write", "gather",    "attention", "gated",
-                                                  "add",   "head_rows", "logits",   "sample"};
+inline constexpr const char* kOperationNames[] = {"embed",  "rope_rows", "rms_norm",  "head_norm", "prepare",
+                                                  "linear", "rope",      "kv_write",  "gather",    "attention",
+                                                  "gated",  "add",       "head_rows", "logits",    "sample"};
 
 struct Stage {
   Operation operation;

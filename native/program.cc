@@ -237,15 +237,13 @@ const float* Program::buffer_row(int buffer, int64_t row) const { return buffer_
 // The cache may be reserved after the operators that use it, so they are checked before the first step.
 void Program::check_kv_operators() const {
   for (const Stage& stage : few_rows_.stages()) {
-    const KvFetch* fetch = std::get_if<KvFetch>(&stage.operation);
     const KvWrite* write = std::get_if<KvWrite>(&stage.operation);
     const Attention* attention = std::get_if<Attention>(&stage.operation);
-    if (!fetch && !write && !attention) continue;
-    const int layer = fetch ? fetch->layer : write ? write->layer : attention->layer;
+    if (!write && !attention) continue;
+    const int layer = write ? write->layer : attention->layer;
     if (layer < 0 || layer >= static_cast<int>(kv_layers_.size())) {
       refuse("layer", "the KV cache has no layer " + std::to_string(layer));
     }
-    if (fetch) continue;
     const KvLayer& kv = kv_layers_[layer];
     const int64_t width = int64_t{kv.kv_heads} * kv.head_dim;
     if (write) {
@@ -274,9 +272,8 @@ void Program::plan(Operation operation, const std::vector<Access>& accesses) {
     refuse("head", "must be the last operator");
   }
   const bool needs_all = std::holds_alternative<Embed>(operation) || std::holds_alternative<RopeRows>(operation) ||
-                         std::holds_alternative<Rope>(operation) || std::holds_alternative<KvFetch>(operation) ||
-                         std::holds_alternative<KvWrite>(operation);
-  if (gather_ >= 0 && needs_all) refuse("gather", "embed, rope, kv_fetch and kv_write must come before it");
+                         std::holds_alternative<Rope>(operation) || std::holds_alternative<KvWrite>(operation);
+  if (gather_ >= 0 && needs_all) refuse("gather", "embed, rope and kv_write must come before it");
   for (const Access& access : accesses) {
     if (access.resource.kind != Resource::Buffer || !access.write) continue;
     for (PreparedRows& rows : prepared_) {
@@ -399,8 +396,6 @@ void Program::rope(const Rope& op) {
   rope_planned_[op.table] = true;
   plan(op, {columns(op.x, op.offset, end, true, true), {table, true, false}});
 }
-
-void Program::kv_fetch(int layer) { plan(KvFetch{layer}, {}); }
 
 void Program::kv_write(const KvWrite& op) {
   buffer_at("k", op.k);

@@ -92,7 +92,6 @@ class Program {
   void head_norm(int x, int weight, float eps, int offset, int heads, int head_dim);
   void linear(int x, int matrix, int out, int bias, bool accumulate, int out_offset, int64_t read_outputs = 0);
   void rope(const Rope& rope);
-  void kv_fetch(int layer);
   void kv_write(const KvWrite& write);
   void gather(const std::vector<int>& buffers);
   void attention(Attention attention);
@@ -194,7 +193,6 @@ class Program {
   static void for_read_rows(const Step&, Share some, const Work& work);
   uint8_t* prepared_row(const RowSet&, RowForm, int64_t columns, int64_t begin) const;
   void apply(const Step&, const Rope&, const Part&) const;
-  void apply(const Step&, const KvFetch&, const Part&) const;
   void apply(const Step&, const KvWrite&, const Part&) const;
   void apply(const Step&, const Gather&, const Part&) const {}  // execute() calls move_up
   void move_up(const Step&) const;

@@ -275,7 +275,6 @@ void bind_operators(nb::class_<Program>& program) {
             p.rope({x, table, offset, heads, head_dim, rotary_dim, interleaved});
           },
           "x"_a, "table"_a, nb::kw_only(), "offset"_a, "heads"_a, "head_dim"_a, "rotary_dim"_a, "interleaved"_a)
-      .def("kv_fetch", &Program::kv_fetch, "layer"_a)
       .def(
           "kv_write",
           [](Program& p, int layer, int k, int k_offset, int v, int v_offset) {

@@ -122,7 +122,6 @@ struct Kernels {
   void (*scale)(float* x, int64_t n, float factor,
                 float softcap);  // x *= factor; softcap > 0: softcap * tanh(x / softcap)
   void (*kv_write)(const KvLayer&, const float* k, const float* v, int64_t slot);  // one row, all heads
-  void (*kv_fetch)(const KvLayer&, int64_t slot);  // what kv_write will write to comes into the second-level cache
   // --- attention.cc ---
   // Runs on every thread at once. phase 0 computes, phase 1 (after a barrier) merges partitions of long contexts.
   // `scratch` is shared by the threads, attention_scratch bytes.

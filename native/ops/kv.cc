@@ -104,29 +104,8 @@ void kv_write(const KvLayer& layer, const float* k, const float* v, int64_t slot
   }
 }
 
-void fetch_lines(const uint8_t* from, int64_t bytes) {
-  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
-}
-
-// A row's keys are scattered over all lines of its block, its values lie together.
-void kv_fetch(const KvLayer& layer, int64_t slot) {
-  const int64_t block = slot / kBlock * layer.block_stride, offset = slot % kBlock;
-  const int64_t head_bytes = kv_head_bytes(layer.type, layer.head_dim), padded = (layer.head_dim + 15) / 16 * 16;
-  fetch_lines(layer.k + block, layer.kv_heads * head_bytes);
-  const bool is_paired = layer.type == KvType::BF16 || layer.type == KvType::I8;
-  const int64_t scales = layer.type == KvType::I8 ? kBlock * 4 : 0, bytes = (head_bytes - scales) / kBlock;
-  for (int64_t h = 0; h < layer.kv_heads; ++h) {
-    const uint8_t* head = layer.v + block + h * head_bytes;
-    fetch_lines(head + (is_paired ? offset / 2 * 2 : offset) * bytes, is_paired ? 2 * bytes : bytes);
-    if (scales) fetch_lines(head + padded * kBlock, scales);
-  }
-}
-
 }  // namespace
 
-void fill_kv(Kernels& table) {
-  table.kv_write = kv_write;
-  table.kv_fetch = kv_fetch;
-}
+void fill_kv(Kernels& table) { table.kv_write = kv_write; }
 
 }  // namespace legato::LEGATO_ISA

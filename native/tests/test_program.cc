@@ -46,7 +46,6 @@ void build(Program& p) {
   p.embed(embedding, x, 1.0f);
   for (int layer = 0; layer < kLayers; ++layer) {
     p.rms_norm(x, norm, normed, 1e-5f);
-    p.kv_fetch(layer);
     p.linear(normed, random_matrix(p, kQ, kHidden, random), qkv, -1, false, 0);
     p.linear(normed, random_matrix(p, 2 * kKv, kHidden, random), qkv, -1, false, kQ);
     p.rope({qkv, table, 0, kHeads + kKvHeads, kHeadDim, kHeadDim, false});

@@ -103,7 +103,7 @@ class Program:
     def gather(self, buffers: list[int]) -> None:
         """From here on only the rows that want logits go on, moved up in these buffers, the only ones whose
         contents are still needed; a step with few others keeps them all. Once, behind the last ``embed``,
-        ``rope``, ``kv_fetch`` and ``kv_write``."""
+        ``rope`` and ``kv_write``."""
     def rope(
         self,
         x: int,
@@ -117,9 +117,6 @@ class Program:
     ) -> None:
         """In place. interleaved: pairs (0, 1), (2, 3) ... as in GGUF's permuted llama weights;
         else (i, i + rotary_dim / 2) as in transformers."""
-    def kv_fetch(self, layer: int) -> None:
-        """What the layer's ``kv_write`` will write to comes into the caches, while something else is done.
-        Changes nothing."""
     def kv_write(self, layer: int, k: int, k_offset: int, v: int, v_offset: int) -> None:
         """Stores columns [offset, offset + kv_heads * head_dim) of buffers k and v into the slots."""
     def attention(

@@ -106,7 +106,6 @@ class Lowering:
         qkv = self.buffer("qkv", v_offset + body.v.rows)
         # Keys and values are all that anybody reads of a row in the last layer, unless it wants logits.
         is_last = body is self.last_attention
-        self.program.kv_fetch(self.kv_layers)
         self.stacked([body.q, body.k, body.v], x, qkv, read_outputs=body.q.rows if is_last else 0)
         for norm, offset, heads in (
             (body.q_norm, 0, body.heads),

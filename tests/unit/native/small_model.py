@@ -78,7 +78,6 @@ class SmallModel:
         p.embed(w["embed"], x)
         for i in range(self.layers):
             p.rms_norm(x, w[f"{i}.norm1"], normed, self.eps)
-            p.kv_fetch(i)
             is_last = i + 1 == self.layers
             bias, read_outputs = w[f"{i}.qkv_bias"], q if is_last else 0
             p.linear(normed, w[f"{i}.qkv"], qkv, bias=bias, read_outputs=read_outputs)

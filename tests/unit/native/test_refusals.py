@@ -219,7 +219,7 @@ def test_wrong_operators() -> None:
         with pytest.raises(ValueError, match=rf"^{name}:"):
             fault()
     p.gather([x])
-    for late in (lambda: p.gather([x]), lambda: p.rope(x, table, **rope), lambda: p.kv_fetch(0)):
+    for late in (lambda: p.gather([x]), lambda: p.rope(x, table, **rope)):
         with pytest.raises(ValueError, match="^gather:"):
             late()
     p.head(x, w, 1e-5, m)
