@@ -34,7 +34,7 @@ format: $(VENV)/.check
 	@$(BIN)/ruff check --fix src tests benchmarks examples scripts
 	@find native -name '*.cc' -o -name '*.h' | xargs $(BIN)/clang-format -i
 
-# Everything at once against a server; CI has a minute of it in its tests.
+# Everything at once against a server; a minute of it is among the tests, five are a part of .ci/run.
 soak: $(VENV)/.test
 	@$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
