@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "src" / "legato"
+TESTS = Path(__file__).parents[1]
+SOURCE = TESTS.parent / "src" / "legato"
 
 # room -> rooms it may import from, besides itself. A room is a top-level module or folder of legato.
 LEAVES = {"errors", "config", "speculation"}
@@ -101,3 +102,9 @@ def test_only_config_reads_the_environment() -> None:
         if "os.environ" in path.read_text(encoding="utf-8") and path.name != "config.py"
     ]
     assert readers == []
+
+
+def test_each_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports them by name alone; of two that are called the same it takes neither."""
+    names = [path.name for path in TESTS.rglob("*.py") if path.name != "conftest.py"]
+    assert not {name for name in names if names.count(name) > 1}

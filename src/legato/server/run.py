@@ -25,7 +25,7 @@ from legato.errors import ConfigError
 from legato.gguf_file import read_metadata
 from legato.messages import ProcessSettings
 from legato.server.bridge import EngineClient
-from legato.spare_memory import give_back
+from legato.spare_memory import give_back, keep_no_large_blocks
 from legato.weights import hub
 from legato.weights.files import ModelFiles
 
@@ -50,6 +50,7 @@ def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     listener.setsockopt(
         socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(config.stall_timeout * 1000)
     )
+    keep_no_large_blocks()
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(engine_config, config, listener, say))
