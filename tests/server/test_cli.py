@@ -34,7 +34,7 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("serve", "no-such-model"), "no-such-model"),
+        (("serve", "no-such-model", "--port", "0"), "no-such-model"),
         (("serve", "--max-num-seqs", "0"), "max_num_seqs must be at least 1"),
         (("complete", "hi", "--temperature", "-1"), "temperature must be at least 0"),
     ],
