@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = """
 import re, sys
 from legato.spare_memory import give_back, keep_no_large_blocks
@@ -35,6 +33,5 @@ def kept(*arguments: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has the switch")
 def test_large_blocks_go_back_when_they_are_freed() -> None:
     assert kept("tuned") < 8 << 20 < 30 << 20 < kept()
