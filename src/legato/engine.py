@@ -15,7 +15,7 @@ from legato.counts import count_draft, count_step
 from legato.draft_model import DraftModel, Loaded
 from legato.drafting.pace import Pace
 from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
-from legato.faults import fault_of, no_token
+from legato.faults import fault_of
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.packing import Packer
@@ -208,7 +208,8 @@ class Engine:
         if batch is None:
             return None
         try:
-            return self._runner.go_on(batch, [part.sequence.last_token for part in parts])
+            tokens = [part.sequence.last_token for part in parts]
+            return self._runner.go_on(batch, tokens, self._packer.ruled)
         except MemoryError:
             raise
         except Exception:  # run part by part, it shows whose fault it is
@@ -245,9 +246,9 @@ class Engine:
     def _absorb(self, parts: list[Part], result: StepResult, outputs: list[Output]) -> None:
         """Takes over what a step brought, part by part; ``row`` walks through its logit rows."""
         tokens = result.token_ids.tolist()
-        row, are_sound = 0, not self._runner.failed_grammars
+        row = 0
         for part in parts:
-            if are_sound and part.is_plain and tokens[row] >= 0:
+            if part.is_plain:
                 outputs.append(self._extend_plainly(part, tokens[row]))
                 row += 1
             else:
@@ -284,9 +285,9 @@ class Engine:
 
     def _extend_plainly(self, part: Part, token: int) -> Output:
         """``_extend`` without what most steps do not have."""
-        sequence = part.sequence
-        if token < 0:
-            return self._fail(sequence, no_token(sequence))
+        sequence, failed = part.sequence, self._runner.failed_grammars
+        if (token < 0 or failed) and (error := fault_of(part, [token], failed)) is not None:
+            return self._fail(sequence, error)
         self._scheduler.computed(part)
         try:
             reason = sequence.accept(token)

@@ -64,6 +64,7 @@ class Packer:
         self._is_penalised = False  # any of them
         self._is_biased = False
         self._is_constrained = False
+        self._keeps_masks = True  # until they are drawn again
         self.ruled: list[Ruled] = []  # rows of the last batch that grammars rule
 
     def forget(self) -> None:
@@ -86,7 +87,8 @@ class Packer:
 
     def follow(self, parts: list[Part]) -> Batch | None:
         """The last batch, if these parts are its own, and one token of each is all that is new and all that
-        is wanted: it is for ``Decoding.step`` to move it on. The block tables are as they must be then."""
+        is wanted: it is for ``Decoding.step`` to move it on. The block tables are as they must be then,
+        and grammars rule the same rows."""
         batch = self._last
         if (
             batch is None
@@ -94,7 +96,7 @@ class Packer:
             or not self._decoding
             or self._is_penalised
             or self._is_biased
-            or self._is_constrained
+            or not self._keeps_masks
             or not self._goes_on(self._decoding)
             or not all(part.is_plain for part in parts)
         ):
@@ -307,6 +309,7 @@ class Packer:
         """The rows' masks, and the tokens that constraints force."""
         self._is_constrained = any(part.sequence.constraint is not None for part in parts)
         ruled = _ruled_alone(parts)
+        self._keeps_masks = ruled is not None or not self._is_constrained
         if ruled is not None:
             self.ruled = ruled
             free = self._free[: len(sampling.forced)]

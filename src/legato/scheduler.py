@@ -158,13 +158,18 @@ class Scheduler:
         return True
 
     def _is_steady(self, plan: Plan) -> bool:
-        """Nothing but decodes of sequences of which nothing particular is known."""
+        """Nothing but decodes of sequences about whose next token nobody but the model thinks anything,
+        or a grammar that may not guess."""
+        many = len(self.running) > FEW_RUNNING
         return (
             not plan.num_prompt_tokens
             and 0 < plan.num_decode_rows == len(plan.parts) == len(self.running)
             and not self.waiting
             and self._drafter is None
-            and all(sequence.constraint is None for sequence in self.running)
+            and all(
+                constraint is None or (many and constraint.grammar_alone is not None)
+                for constraint in (sequence.constraint for sequence in self.running)
+            )
         )
 
     def _plan(self) -> list[Part]:

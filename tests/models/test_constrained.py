@@ -9,14 +9,18 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from legato import models
 from legato.answer import spellings_of
+from legato.batch import Batch
 from legato.config import EngineConfig
+from legato.constraint.grammar import Grammar
 from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.models.loading import LoadedModel
 from legato.request import FinishReason, Request, SamplingParams, Thinking
+from legato.runner import Runner
 from legato.sequence import Sequence
 from legato.text.tokenizer import Tokenizer, load_tokenizer
 from legato.weights import hub
@@ -104,13 +108,16 @@ def requests() -> dict[str, Request]:
     return made
 
 
+def new_engine(**config: Any) -> Engine:
+    model, tokenizer = loaded()
+    engine = Engine(model.program, model.info, EngineConfig(model="smollm2", **config))
+    engine.describe(TokenTable(spellings_of(tokenizer, model.info)))
+    return engine
+
+
 def answer(request: Request) -> dict[int, list[tuple[int, float]]]:
     """Tokens of each choice with their log-probabilities; the pool balances after each step."""
-    model, tokenizer = loaded()
-    engine = Engine(
-        model.program, model.info, EngineConfig(model="smollm2", max_num_batched_tokens=64)
-    )
-    engine.describe(TokenTable(spellings_of(tokenizer, model.info)))
+    engine = new_engine(max_num_batched_tokens=64)
     engine.add(request)
     found: dict[int, list[tuple[int, float]]] = {}
     while engine.has_work:
@@ -143,6 +150,83 @@ def test_what_ends_by_itself_follows_the_grammar(name: str) -> None:
             jsonschema.validate(json.loads(content), SCHEMA)
             ended += 1
     assert ended
+
+
+def tokens_of(request: Request, **config: Any) -> dict[int, list[int]]:
+    """Of each choice; a choice that failed has its error's number of characters behind them."""
+    engine = new_engine(**config)
+    engine.add(request)
+    found: dict[int, list[int]] = {}
+    while engine.has_work:
+        for output in engine.step():
+            found.setdefault(output.index, []).extend(output.token_ids)
+            if output.error:
+                assert "refuses a token that it has allowed" in output.error
+                found[output.index].append(-1)
+        engine.check_integrity()
+    return found
+
+
+@pytest.fixture
+def went_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of rows of the steps that went on with the last one's batch."""
+    seen: list[int] = []
+    go_on = Runner.go_on
+
+    def noted(runner: Runner, batch: Batch, tokens: list[int], ruled: Any = ()) -> list[int]:
+        seen.append(len(tokens))
+        return go_on(runner, batch, tokens, ruled)
+
+    monkeypatch.setattr(Runner, "go_on", noted)
+    return seen
+
+
+def many(count: int, seed: int = 5) -> Request:
+    """A list under a grammar; the choices are random, so the grammar refuses some of their tokens."""
+    people = {"type": "array", "items": SCHEMA, "minItems": 50}
+    params = SamplingParams(n=count, seed=seed, temperature=1.5, max_tokens=40)
+    return replace(
+        requests()["grammar"], params=params, grammar=f"start: %json {json.dumps(people)}"
+    )
+
+
+def test_steps_that_go_on_under_grammars_change_nothing(went_on: list[int]) -> None:
+    """More than a few run, so nothing is drafted."""
+    together = tokens_of(many(8), speculative_config="off")
+    assert went_on.count(8) >= 36
+    for index in range(8):
+        alone = many(1, 5 + index)
+        assert tokens_of(alone, speculative_config="off") == {0: together[index]}
+
+
+def test_a_grammar_that_goes_wrong_ends_its_own_answer(
+    went_on: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tokens_of(many(8), speculative_config="off")
+    grammars: list[Grammar] = []
+    takes: list[int] = []
+    take = Grammar.take
+
+    def broken(grammar: Grammar, token: int) -> bool:
+        """The third one refuses all from its twentieth token on."""
+        if grammar not in grammars:
+            grammars.append(grammar)
+        if grammar is grammars[min(2, len(grammars) - 1)] and len(grammars) == 8:
+            takes.append(token)
+            if len(takes) > 20:
+                return False
+        return take(grammar, token)
+
+    went_on.clear()
+    monkeypatch.setattr(Grammar, "take", broken)
+    found = tokens_of(many(8), speculative_config="off")
+    assert went_on.count(8) >= 10 and went_on.count(7) >= 10
+    failed = [index for index, tokens in found.items() if tokens[-1] == -1]
+    assert len(failed) == 1
+    for index, tokens in found.items():
+        assert tokens == whole[index] or (
+            index in failed and tokens[:-1] == whole[index][: len(tokens) - 1]
+        )
 
 
 def test_healed_tokens_spell_what_was_cut() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 
 from legato.batch import U32
-from legato.constraint.tokens import TokenTable
+from legato.constraint.tokens import WORD_BITS, TokenTable
 from legato.errors import EngineError, RequestError
 
 LIMITS = LLParserLimits(
@@ -276,6 +276,8 @@ class Grammar:
         So its spelling does not depend on where an answer was cut, or what was drafted.
         """
         table = self._vocabulary.table
+        if not draft and not self._matcher.compute_ff_bytes():  # most often, and found out at once
+            return None
         longest = longest_beginning(allowed, table)
         if longest is None:
             return None
@@ -284,6 +286,11 @@ class Grammar:
             after.accept(token)
         forced = after._matcher.compute_ff_bytes()
         return longest if forced.startswith(table.token(longest)) else None
+
+    @property
+    def mask_words(self) -> int:
+        """Of 32 bits, in a mask."""
+        return -(-self._vocabulary.table.size // WORD_BITS)
 
     @property
     def is_accepting(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from legato.batch import I32, U32, Batch, StepResult
+from legato.batch import I32, U32
 from legato.constraint.compiling import fill_masks
 from legato.constraint.tokens import WORD_BITS
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from legato.constraint.constraint import Rules
     from legato.constraint.grammar import Grammar
 
-Redraw = Callable[[Batch, I32], StepResult]
+Redraw = Callable[[I32, U32], list[int]]
+"""Has rows of the last step drawn again, each under its own mask. Returns their tokens."""
 
 INCONSISTENT = "it refuses a token that it has allowed"
 
@@ -91,17 +92,14 @@ def has(mask: U32, token: int) -> bool:
     return bool(mask[token // WORD_BITS] >> token % WORD_BITS & 1)
 
 
-def settle(
-    ruled: Sequence[Ruled], batch: Batch, result: StepResult, redraw: Redraw
-) -> dict[Grammar, str]:
-    """Has every refused row drawn again, until no token is refused; ``result`` is changed.
+def settle(ruled: Sequence[Ruled], tokens: list[int], redraw: Redraw) -> dict[Grammar, str]:
+    """Has every refused row drawn again, until none of ``tokens``, those of all logit rows, is refused.
 
     Returns the grammars that failed, with the reason.
     """
     failed: dict[Grammar, str] = {}
     drawn: set[int] = set()  # rows, under a mask
     while ruled:
-        tokens = result.token_ids.tolist()
         refusals = [found for one in ruled if (found := one.refusal(tokens)) is not None]
         for one in refusals:
             if one.row in drawn:  # or it has met a limit with the token that was to follow
@@ -111,32 +109,19 @@ def settle(
         if not refusals:
             break
         drawn.update(one.row for one in refusals)
-        failed |= _draw_again(refusals, batch, result, redraw)
+        rows = [one.row for one in refusals]
+        masks, failures = _masks(refusals)
+        failed |= failures
+        for row, token in zip(rows, redraw(np.array(rows, np.int32), masks), strict=True):
+            tokens[row] = token
         ruled = [refusal.ruled for refusal in refusals]
     return failed
 
 
-def _draw_again(
-    refusals: list[Refusal], batch: Batch, result: StepResult, redraw: Redraw
-) -> dict[Grammar, str]:
-    sampling = batch.sampling
-    rows = np.array([one.row for one in refusals], np.int32)
-    masks, failed = _masks(refusals, sampling.masks.shape[1])
-    sampling.masks = masks
-    sampling.mask_index = np.full(len(sampling.forced), -1, np.int32)
-    sampling.mask_index[rows] = np.arange(len(rows), dtype=np.int32)
-    sampling.fallback_index = sampling.mask_index  # the first draw is known
-    again = redraw(batch, rows)
-    result.token_ids[rows] = again.token_ids[rows]
-    if sampling.num_logprobs.max() >= 0:
-        for name in ("logprobs", "ranks", "top_ids", "top_logprobs"):
-            getattr(result, name)[rows] = getattr(again, name)[rows]
-    return failed
-
-
-def _masks(refusals: list[Refusal], words: int) -> tuple[U32, dict[Grammar, str]]:
+def _masks(refusals: list[Refusal]) -> tuple[U32, dict[Grammar, str]]:
     """What each refused row may choose from [R, words]; the grammars that failed, with the reason."""
     ends = [*accumulate(len(one.before) + 1 for one in refusals)]
+    words = refusals[0].ruled.grammar.mask_words
     room = np.empty((ends[-1], words), np.uint32)
     jobs = [
         (one.ruled.grammar, end - len(one.before) - 1, one.before)
