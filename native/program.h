@@ -174,6 +174,7 @@ class Program {
   void execute(Step& step, int thread);
   void run_stages(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
   void run_rows(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
+  void claim(const Stage&, const Part&) const;
   void run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter);
   void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
   void copy_blocks(const BatchView& batch) const;

@@ -191,6 +191,7 @@ void Program::run_rows(Step& step, const RowSet& set, size_t begin, size_t end, 
   if (!set.many) {
     const int64_t own = set.repeats ? thread * set.count : 0;
     const Part part{set, share(set.count, thread, threads_.count()), 0, 0, 1, 0, own};
+    for (const Stage& stage : stages) claim(stage, part);
     for (const Stage& stage : stages) run_stage(step, stage, part, meter);
     return;
   }
@@ -199,6 +200,18 @@ void Program::run_rows(Step& step, const RowSet& set, size_t begin, size_t end, 
     const int64_t first = p * set.part_rows;
     run_part(step, stages, {set, {first, std::min(first + set.part_rows, set.count)}, first, 0, 1, 0}, meter);
   }
+}
+
+// Where prepared rows go, the other threads have read the last ones: this one must get each line back before it may
+// write to it, which takes long where the processors share no cache, and too much is stored into a line for many to be
+// asked for at once. So a byte of each is written ahead. (An instruction that prefetches to write does not do it on Zen 4.)
+void Program::claim(const Stage& stage, const Part& part) const {
+  const PrepareRows* op = std::get_if<PrepareRows>(&stage.operation);
+  if (!op || part.set.repeats || threads_.count() == 1) return;
+  constexpr size_t line = 64;
+  const size_t bytes = (part.rows.end - part.rows.begin) * kernels_.row_bytes(op->form, op->columns);
+  volatile uint8_t* const rows = prepared_row(part.set, op->form, op->columns, part.rows.begin);
+  for (size_t i = 0; i < bytes; i += line) rows[i] = 0;
 }
 
 // Between products a few rows at a time pass through all stages, so that they stay in the first-level cache.
