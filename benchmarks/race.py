@@ -26,6 +26,7 @@ from peers.contestants import ENGINES, LEGATO, LLAMA, Contestant, Room, contesta
 from peers.stable import Stable
 from peers.weights import Weights
 
+from legato._native import barrier_ns
 from legato.bench.processes import MIB, Noise
 from legato.bench.prompts import Encode
 from legato.bench.report import machine, number, write_json
@@ -47,6 +48,7 @@ class Race:
     memory: dict[str, float] = field(default_factory=dict)  # MiB after the loads
     absent: dict[str, str] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)  # processors busy otherwise, by round
+    barriers: dict[str, list[float]] = field(default_factory=dict)  # ns, after each column
 
     def prepare(self, runners: list[Contestant]) -> list[Contestant]:
         """Those that can be installed and fed here."""
@@ -82,6 +84,7 @@ class Race:
             for column in self.columns:
                 value = column.measure(engine, self.encode, index)
                 found.setdefault(column.key, []).append(value)
+                self.barriers.setdefault(runner.name, []).append(barrier_ns(2))
                 say(f"    {column.title}: {number(value)} {column.unit}")
             self.memory[runner.name] = engine.resident_bytes() / MIB
         except (LegatoError, OSError) as error:
@@ -109,6 +112,7 @@ class Race:
             "memory_mib": self.memory,
             "absent": self.absent,
             "noise": self.noise,
+            "barriers": self.barriers,
         }
 
 

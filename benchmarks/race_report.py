@@ -31,6 +31,10 @@ def publish(reports: Sequence[Path], plots: Path) -> None:
         print(f"\n{quality_table(content['quality'])}")
     busy = ", ".join(number(value) for value in content["noise"])
     print(f"\nprocessors busy with anything else, by round (0 is a quiet machine): {busy}")
+    for name, values in content.get("barriers", {}).items():
+        print(
+            f"two threads met within, ns, after each column: {name}: {_spread(Spread.of(values))}"
+        )
     for name, reason in content["absent"].items():
         print(f"not measured: {name}: {reason}")
     write_bars(plots / "race.svg", [_panel(content, column) for column in _columns(content)])
@@ -44,11 +48,11 @@ def merged(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
     stays as it is."""
     content = races[0]
     for other in races[1:]:
-        for part in ("figures", "memory_mib", "quality", "absent"):
-            content[part] = content[part] | {
+        for part in ("figures", "memory_mib", "quality", "absent", "barriers"):
+            content[part] = content.get(part, {}) | {
                 name: found
                 for name, found in other.get(part, {}).items()
-                if name not in content[part]
+                if name not in content.get(part, {})
             }
         content["noise"] = [*content["noise"], *other.get("noise", [])]
     return content

@@ -204,7 +204,8 @@ void Program::run_rows(Step& step, const RowSet& set, size_t begin, size_t end, 
 
 // Where prepared rows go, the other threads have read the last ones: this one must get each line back before it may
 // write to it, which takes long where the processors share no cache, and too much is stored into a line for many to be
-// asked for at once. So a byte of each is written ahead. (An instruction that prefetches to write does not do it on Zen 4.)
+// asked for at once. So a byte of each is written ahead. (The instruction that prefetches to write does nothing on
+// Zen 4.)
 void Program::claim(const Stage& stage, const Part& part) const {
   const PrepareRows* op = std::get_if<PrepareRows>(&stage.operation);
   if (!op || part.set.repeats || threads_.count() == 1) return;

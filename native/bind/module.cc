@@ -8,11 +8,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <tuple>
 
 #include "../cpu/dispatch.h"
 #include "../program.h"
+#include "../threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -171,6 +173,22 @@ nb::tuple redraw(Program& program, nb::handle batch, const IntVector& rows) {
   return result(program.redraw(batch_view(batch), wanted));
 }
 
+// What two threads of a team take to meet, on the average: twice the way of a cache line between two processors. It
+// is short where they share a cache.
+double barrier_ns(int threads) {
+  constexpr int kMeetings = 20000;
+  nb::gil_scoped_release release;
+  Threads team(threads);
+  const auto meet = [&] {
+    const auto began = std::chrono::steady_clock::now();
+    team.run([&](int thread) {
+      for (int i = 0; i < kMeetings; ++i) team.barrier(thread);
+    });
+    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - began).count() / kMeetings;
+  };
+  return std::min({meet(), meet(), meet()});  // another program's turn lengthens one
+}
+
 int add_matrix(Program& program, const std::string& format, int64_t rows, int64_t columns, nb::handle data) {
   const Bytes bytes("data", data);
   const std::vector<MatrixPart> parts{{rows, columns, bytes.data(), bytes.size()}};
@@ -303,6 +321,7 @@ NB_MODULE(_native, m) {
   for (const std::string& name : format_names()) formats.append(nb::cast(name));
   m.attr("FORMATS") = nb::tuple(formats);
   m.def("supported_isas", &supported_isas);
+  m.def("barrier_ns", &barrier_ns, "threads"_a);
   bind_packed(m);
   nb::class_<Program> program(m, "Program");
   bind_data(program);

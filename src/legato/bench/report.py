@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from legato import __version__
+from legato._native import barrier_ns
 from legato.bench.rounds import Round, Spread, summarise
 
 
@@ -54,6 +55,7 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "processors": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
+        "barrier_ns": round(barrier_ns(2)),
         "python": platform.python_version(),
         "legato": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
