@@ -7,11 +7,13 @@ machine that is busy with other things the figures are worth little: the last li
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import kept
@@ -60,9 +62,9 @@ class Floor:
         self.figures.append(Figure(name, unit, **options))
         return self.figures[-1]
 
-    def legato(self) -> Server:
+    def legato(self, model: str | None = None) -> Server:
         port = free_port()
-        return Server("legato", legato_command(self.model, self.threads, port), port)
+        return Server("legato", legato_command(model or self.model, self.threads, port), port)
 
     def llama(self, slots: int, context: int) -> Server | None:
         if self.peer is None:
@@ -136,6 +138,16 @@ class Floor:
                 seconds.add(*(result[0] for result in results))
                 memory.add(*((result[1] - weights) / MB for result in results))
 
+    def first_start(self) -> None:
+        """The same from a file beside which nothing is kept: its weights are packed, its merges found."""
+        limit: dict[str, Any] = {"relative": False, "lower_is_better": True}
+        seconds = self.figure("first start to first token", "s", floor=4.0, **limit)
+        prompt = self._prompts(count=1, length=16, seed=300)[0]
+        for _ in range(self.rounds):
+            with TemporaryDirectory() as folder:
+                with self.legato(shutil.copy(self.model, folder)) as server:
+                    seconds.add(measures.warm_start(server, prompt)[0])
+
     def _start(self, stack: ExitStack, slots: int, context: int) -> list[Server]:
         """Both servers, ready and warmed up. Idle, they do not disturb each other."""
         warm_up = self._prompts(count=2, length=64, seed=400)
@@ -152,7 +164,7 @@ class Floor:
         return {role: Spread.of(s[role] for s in self.shares if role in s) for role in roles}
 
 
-PARTS = ("in_process", "one_stream", "many_streams", "warm_start")
+PARTS = ("in_process", "one_stream", "many_streams", "warm_start", "first_start")
 KEPT = "kept"  # no regression against the last release: kept.py
 
 
