@@ -1,160 +1,27 @@
-"""From a prompt to the engine's request, and from the engine's outputs to text.
-
-The server and ``LLM`` both go this way, which is why their answers are the same.
-"""
+"""From the engine's outputs to text: an answer and its choices, as they grow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from legato.constraint.spellings import Spellings
 from legato.drafting.prediction import Predictions
-from legato.errors import ContextLengthError, EngineError, LegatoError, RequestError
+from legato.errors import EngineError, LegatoError, RequestError
 from legato.request import (
-    NO_GUIDANCE,
     FinishReason,
-    Guidance,
     Output,
     Request,
-    SamplingParams,
     TokenLogprobs,
 )
-from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
-from legato.text.parting import Parting, given, given_content
+from legato.text.parting import Parting, given
 from legato.text.reasoning_split import Parted
 from legato.text.recall import Remembered
-from legato.text.resumption import Resumption
 from legato.text.stream import TextStream
-from legato.text.thinking import resumed
 
 if TYPE_CHECKING:
-    from legato.models.info import ModelInfo
     from legato.text.tokenizer import Tokenizer
-
-
-def keeps_tokens(params: SamplingParams) -> bool:
-    """Whoever scores the prompt's tokens, or names those of the answer, thinks in tokens: they stay
-    as the tokenizer makes them, neither healed nor remembered."""
-    return params.prompt_logprobs is not None or params.allowed_token_ids is not None
-
-
-def completion_prompt(
-    tokenizer: Tokenizer,
-    prompt: str | list[int],
-    *,
-    add_special_tokens: bool = True,
-    seam: int | None = None,
-) -> Prompt:
-    """A prompt that no chat template touches: text, or token ids as they are.
-
-    ``seam``: where the answer begins that the prompt ends with, in characters of a text (as
-    ``legato render`` has it), in token ids of a list of them. Raises RequestError where it lies
-    outside.
-    """
-    if seam is not None and not 0 <= seam <= len(prompt):
-        raise RequestError(f"seam must be in 0..{len(prompt)}, the prompt's length", "seam")
-    if isinstance(prompt, str):
-        token_ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        made = Prompt(text=prompt, token_ids=token_ids, seam=len(prompt), prefill="")
-        if seam is None:
-            return made
-        header = tokenizer.encode(prompt[:seam], add_special_tokens=add_special_tokens)
-        return _naming_answer(made, seam, header)
-    check_in_vocabulary(prompt, tokenizer.vocab_size, "prompt")
-    text = tokenizer.decode(prompt, skip_special_tokens=False)
-    made = Prompt(text=text, token_ids=prompt, seam=len(text), prefill="", is_text=False)
-    if seam is None:
-        return made
-    before = tokenizer.decode(prompt[:seam], skip_special_tokens=False)
-    return _naming_answer(made, len(before), prompt[:seam])
-
-
-def _naming_answer(prompt: Prompt, seam: int, header_ids: list[int]) -> Prompt:
-    words = prompt.text[seam:]
-    return replace(prompt, seam=seam, prefill=words, header_ids=header_ids, names_answer=True)
-
-
-def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
-    """What the engine must know of the vocabulary to constrain tokens."""
-    return Spellings.of(
-        tokenizer.all_bytes(info.vocab_size),
-        tokenizer.special_ids,
-        info.known({*info.eos_token_ids, *tokenizer.eos_token_ids}),
-    )
-
-
-def make_request(
-    prompt: Prompt,
-    resumption: Resumption,
-    params: SamplingParams,
-    info: ModelInfo,
-    tokenizer: Tokenizer,
-    seeds: SeedSource,
-    *,
-    request_id: str,
-    priority: int = 0,
-    cache_salt: str = "",
-    field: str = "prompt",
-    guidance: Guidance = NO_GUIDANCE,
-) -> Request:
-    """Settle what the client left open: the seed, and how many tokens may come.
-
-    The engine counts the given words of the answer as output, the client's ``max_tokens`` does not.
-    Raises RequestError for parameters out of range or tokens that the model does not have,
-    ContextLengthError (naming ``field``) when what is asked for does not fit into its context.
-    """
-    params = validate(params, info.vocab_size, len(resumption.output_token_ids))
-    room = _room(resumption.num_tokens, params.max_tokens, info.max_model_len, field)
-    most = room if params.max_tokens is None else params.max_tokens
-    if tokenizer.vocab_size > info.vocab_size:
-        check_in_vocabulary(resumption.token_ids, info.vocab_size, field)
-    settled = msgspec.structs.replace(
-        params,
-        seed=seeds.draw() if params.seed is None else params.seed,
-        max_tokens=len(resumption.output_token_ids) + most,
-    )
-    return Request(
-        id=request_id,
-        prompt_token_ids=resumption.prompt_token_ids,
-        output_token_ids=resumption.output_token_ids,
-        pending=resumption.pending,
-        draft_token_ids=resumption.draft,
-        prediction_token_ids=guidance.prediction_token_ids,
-        thinking=guidance.thinking and resumed(guidance.thinking, prompt, resumption, tokenizer),
-        grammar=guidance.grammar,
-        grammar_field=guidance.grammar_field,
-        grammar_text=_kept_content(prompt, resumption, tokenizer) if guidance.grammar else b"",
-        params=settled,
-        eos_token_ids=sorted(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
-        priority=priority,
-        cache_salt=cache_salt,
-    )
-
-
-def _kept_content(prompt: Prompt, resumption: Resumption, tokenizer: Tokenizer) -> bytes:
-    """What was given of the answer's content, without the part that will be spelled again."""
-    content = given_content(prompt, tokenizer).encode()
-    return content[: max(0, len(content) - len(resumption.pending))]
-
-
-def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> int:
-    """How many tokens fit after the prompt; checks that those asked for do."""
-    if prompt_tokens == 0:
-        raise RequestError(f"{field} has no tokens: there is nothing to continue", field)
-    room = context - prompt_tokens
-    if room < 1 or (max_tokens is not None and max_tokens > room):
-        asked = "" if max_tokens is None else f" and max_tokens asks for {max_tokens} more"
-        raise ContextLengthError(
-            f"the model's context length is {context} tokens, but {field} has "
-            f"{prompt_tokens}{asked}",
-            field if room < 1 else "max_tokens",
-        )
-    return room
 
 
 @dataclass(slots=True)

@@ -151,7 +151,7 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def complete(arguments: argparse.Namespace) -> None:
-    from legato.answer import completion_prompt
+    from legato.asking import completion_prompt
 
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
     llm = _load(arguments)

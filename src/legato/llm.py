@@ -22,15 +22,8 @@ from types import FrameType
 from typing import Any, cast
 
 from legato import models
-from legato.answer import (
-    Answer,
-    Choice,
-    Piece,
-    completion_prompt,
-    keeps_tokens,
-    make_request,
-    spellings_of,
-)
+from legato.answer import Answer, Choice, Piece
+from legato.asking import completion_prompt, keeps_tokens, make_request, spellings_of
 from legato.config import EngineConfig, ServerConfig
 from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
@@ -162,7 +155,7 @@ class LLM:
 
         ``structured_outputs`` says what they are continued by, ``prediction`` what probably
         (``legato.steering``), ``seam`` where in each of them the answer begins
-        (``legato.answer.completion_prompt``).
+        (``legato.asking.completion_prompt``).
         """
         one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], int))
         several = cast("list[PromptLike]", [prompts] if one else prompts)

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from legato import models
-from legato.answer import spellings_of
+from legato.asking import spellings_of
 from legato.batch import Batch
 from legato.config import EngineConfig
 from legato.constraint.grammar import Grammar

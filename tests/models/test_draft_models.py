@@ -14,7 +14,7 @@ import transformers
 from test_speculation import WAYS, Answers, Eager, ask
 
 from legato import models
-from legato.answer import spellings_of
+from legato.asking import spellings_of
 from legato.config import EngineConfig
 from legato.constraint.tokens import TokenTable
 from legato.engine import Engine

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from legato import models
-from legato.answer import spellings_of
+from legato.asking import spellings_of
 from legato.config import EngineConfig
 from legato.constraint.tokens import TokenTable
 from legato.drafting.pace import Pace

@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
     | {"persistence", "wire"},
     "text": LEAVES | {"request", "gguf_file", "kept_file"},
-    "answer": LEAVES | {"request", "sampling_params", "models", "text", "constraint", "drafting"},
+    "asking": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},
+    "answer": LEAVES | {"request", "text", "drafting"},
     "flags": set(),
     "progress": set(),
 }

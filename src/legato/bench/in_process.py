@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from legato import models
-from legato.answer import spellings_of
+from legato.asking import spellings_of
 from legato.bench.processes import MIB, resident_bytes
 from legato.bench.prompts import Encode, make_prompts
 from legato.config import EngineConfig

@@ -12,7 +12,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from legato.answer import Answer, completion_prompt
+from legato.answer import Answer
+from legato.asking import completion_prompt
 from legato.errors import ContextLengthError, RequestError
 from legato.request import SamplingParams
 from legato.sampling_params import from_fields

@@ -9,7 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from legato.answer import Answer, Choice, completion_prompt
+from legato.answer import Answer, Choice
+from legato.asking import completion_prompt
 from legato.errors import RequestError
 from legato.request import TokenLogprobs
 from legato.server.admission import read_request

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 from starlette.requests import Request as HttpRequest
 
-from legato.answer import (
-    Answer,
-    Piece,
-    keeps_tokens,
-    make_request,
-    spellings_of,
-)
+from legato.answer import Answer, Piece
+from legato.asking import keeps_tokens, make_request, spellings_of
 from legato.config import ServerConfig
 from legato.constraint.spellings import Spellings
 from legato.errors import RequestError

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_resumption import PLAIN, THINKING, USER, chat, spelling
 
-from legato.answer import completion_prompt
+from legato.asking import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.quoting import Quotes
 from legato.text.recall import AnswerMemory, Remembered

@@ -16,7 +16,7 @@ from test_trained_tokenizers import PUBLISHED
 from tokenizers import pre_tokenizers
 from trained import byte_level_metadata, train_byte_level
 
-from legato.answer import completion_prompt
+from legato.asking import completion_prompt
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.gguf_tokenizer import build_gguf_tokenizer
 from legato.text.resuming import MAX_BACK, resume
