@@ -1,5 +1,6 @@
-// Time of one attention layer for the shapes that matter, beside a plain read of the same cache by the same threads.
-// Usage: bench_attention [isa] [threads] [part of a shape's name] [cache: float16 (default), bfloat16, int8]
+// Time of one attention layer for the shapes that matter, beside two reads of as many bytes of the same cache by the
+// same threads: its blocks, in their order, and memory from end to end. Usage: bench_attention [isa] [threads] [part of
+// a shape's name] [cache: float16 (default), bfloat16, int8]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -7,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -55,24 +57,50 @@ void read_all(const void* data, size_t bytes) {
   for (uint64_t& sum : sums) asm volatile("" : : "r"(sum));
 }
 
+// The same for pieces of memory anywhere, each line fetched 8 KB before it is read (4 and 16 KB are no better).
+void read_pieces(const std::vector<const uint8_t*>& pieces, size_t bytes) {
+  constexpr size_t kLine = 64, kAhead = 128 * kLine;
+  size_t next = 0, at = 0;  // what is fetched: piece, offset
+  const auto fetch_line = [&] {
+    if (next == pieces.size()) return;
+    __builtin_prefetch(pieces[next] + at, 0, 2);
+    if ((at += kLine) == bytes) at = 0, ++next;
+  };
+  for (size_t i = 0; i < kAhead; i += kLine) fetch_line();
+  uint64_t sums[8] = {};
+  for (const uint8_t* piece : pieces) {
+    for (size_t i = 0; i < bytes; i += kLine) {
+      fetch_line();
+      const uint64_t* words = (const uint64_t*)(piece + i);
+      for (size_t j = 0; j < 8; ++j) sums[j] ^= words[j];
+    }
+  }
+  for (uint64_t& sum : sums) asm volatile("" : : "r"(sum));
+}
+
 // Bytes that each thread reads of `total`.
 size_t piece_of(size_t total, int threads) { return total / (size_t)threads / 64 * 64; }
 
 void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   constexpr int kLayers = 30;  // each call reads another layer, as a model does
   const int blocks_each = (c.context + c.rows + kBlock - 1) / kBlock, blocks = blocks_each * c.sequences;
-  const size_t layer_bytes = (size_t)(blocks * c.kv_heads * kv_head_bytes(type, c.head_dim));
-  const int layers = (int)std::max<size_t>(1, std::min<size_t>(kLayers, ((size_t)512 << 20) / layer_bytes));
-  const Region k(layer_bytes * (size_t)layers, Pages::Huge), v(k.size(), Pages::Huge);  // as in a model
-  for (const Region* memory : {&k, &v}) {
-    uint16_t* const halves = (uint16_t*)memory->data();
-    for (size_t i = 0; i < memory->size() / 2; ++i) halves[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
-  }
-  std::vector<int32_t> tables((size_t)blocks), positions, sequences;
+  // As in a model: a block's layers lie together, K and V of each side by side.
+  const size_t piece_bytes = (size_t)(c.kv_heads * kv_head_bytes(type, c.head_dim));
+  const size_t layer_bytes = 2 * piece_bytes * (size_t)blocks;
+  const int layers = (int)std::max<size_t>(1, std::min<size_t>(kLayers, ((size_t)1 << 30) / layer_bytes));
+  const size_t stride = (2 * piece_bytes * (size_t)layers + 4095) / 4096 * 4096 + 17 * 64;
+  const Region cache(stride * (size_t)blocks, Pages::Huge);
+  uint16_t* const halves = (uint16_t*)cache.data();
+  for (size_t i = 0; i < cache.size() / 2; ++i) halves[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
+  // Shuffled: with a fixed distance between two blocks, threads side by side may meet in the same bank of memory all
+  // the time, or never.
+  std::vector<int32_t> tables((size_t)blocks), order((size_t)blocks), positions, sequences;
+  for (int i = 0; i < blocks; ++i) order[(size_t)i] = i;
+  std::shuffle(order.begin(), order.end(), std::mt19937(7));
   for (int i = 0; i < blocks; ++i) {
     const bool is_shared = i % blocks_each < c.shared / kBlock;
-    tables[(size_t)i] = is_shared ? tables[(size_t)(i % blocks_each)] : (int32_t)(i * 7919LL % blocks);
-    if (i < blocks_each) tables[(size_t)i] = (int32_t)(i * 7919LL % blocks);
+    tables[(size_t)i] = is_shared ? tables[(size_t)(i % blocks_each)] : order[(size_t)i];
+    if (i < blocks_each) tables[(size_t)i] = order[(size_t)i];
   }
   for (int s = 0; s < c.sequences; ++s) {
     for (int r = 0; r < c.rows; ++r) {
@@ -86,7 +114,7 @@ void bench(const Kernels& table, const Case& c, int threads, KvType type) {
                   width,
                   out.data(),
                   width,
-                  {type, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)layer_bytes / blocks},
+                  {type, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)stride},
                   positions.data(),
                   sequences.data(),
                   tables.data(),
@@ -100,51 +128,62 @@ void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   char* scratch = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64;
   Barrier barrier(threads);
   const int repeats = 5;
-  std::vector<double> times, reads;
-  const auto read = [&](int layer, int thread) {
-    const size_t piece = piece_of(layer_bytes, threads), at = (size_t)layer * layer_bytes + (size_t)thread * piece;
-    read_all(k.data() + at, piece);
-    read_all(v.data() + at, piece);
+  const auto layer_of_block = [&](int block, int layer) {
+    return cache.data() + (size_t)block * stride + (size_t)layer * 2 * piece_bytes;
+  };
+  const auto attend = [&](int layer, int thread) {
+    AttentionArgs mine = a;
+    mine.kv.k = layer_of_block(0, layer);
+    mine.kv.v = mine.kv.k + piece_bytes;
+    table.attention(mine, scratch, 0, thread, threads);
+    barrier.wait();
+    table.attention(mine, scratch, 1, thread, threads);
+  };
+  const auto read_blocks = [&](int layer, int thread) {
+    std::vector<const uint8_t*> pieces;
+    for (int i = blocks * thread / threads; i < blocks * (thread + 1) / threads; ++i) {
+      pieces.push_back(layer_of_block(order[(size_t)i], layer));
+    }
+    read_pieces(pieces, 2 * piece_bytes);
+  };
+  const auto read_plainly = [&](int layer, int thread) {
+    const size_t piece = piece_of(layer_bytes, threads);
+    read_all(cache.data() + (size_t)layer * layer_bytes + (size_t)thread * piece, piece);
+  };
+  std::vector<double> times, block_reads, plain_reads;
+  const auto measure = [&](const auto& run, int thread, std::vector<double>& spent) {
+    for (int layer = 0; layer < layers; ++layer) {
+      const auto begin = std::chrono::steady_clock::now();
+      run(layer, thread);
+      barrier.wait();
+      const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - begin;
+      if (thread == 0) spent.push_back(time.count());
+    }
   };
   const auto work = [&](int thread) {
     for (int r = 0; r < repeats; ++r) {
-      for (int layer = 0; layer < layers; ++layer) {
-        const auto begin = std::chrono::steady_clock::now();
-        AttentionArgs mine = a;
-        mine.kv.k = k.data() + (size_t)layer * layer_bytes;
-        mine.kv.v = v.data() + (size_t)layer * layer_bytes;
-        table.attention(mine, scratch, 0, thread, threads);
-        barrier.wait();
-        table.attention(mine, scratch, 1, thread, threads);
-        barrier.wait();
-        const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - begin;
-        if (thread == 0) times.push_back(spent.count());
-      }
-      for (int layer = 0; layer < layers; ++layer) {
-        const auto begin = std::chrono::steady_clock::now();
-        read(layer, thread);
-        barrier.wait();
-        const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - begin;
-        if (thread == 0) reads.push_back(spent.count());
-      }
+      measure(attend, thread, times);
+      measure(read_blocks, thread, block_reads);
+      measure(read_plainly, thread, plain_reads);
     }
   };
   std::vector<std::thread> team;
   for (int t = 1; t < threads; ++t) team.emplace_back(work, t);
   work(0);
   for (auto& t : team) t.join();
-  std::sort(times.begin(), times.end());
-  std::sort(reads.begin(), reads.end());
-  const double plain = 2.0 * (double)piece_of(layer_bytes, threads) * threads / reads[reads.size() / 2] * 1e-3;
+  for (auto* spent : {&times, &block_reads, &plain_reads}) std::sort(spent->begin(), spent->end());
+  const double plain = (double)layer_bytes / plain_reads[plain_reads.size() / 2] * 1e-3;
+  const double scattered = (double)layer_bytes / block_reads[block_reads.size() / 2] * 1e-3;
   const double median = times[times.size() / 2], best = times[times.size() / 20];  // the fastest twentieth
   double seen = 0;                                                                 // pairs of row and position
   for (int p : positions) seen += c.window ? std::min(p + 1, c.window) : p + 1;
   const double positions_read =
       (double)c.sequences * (c.window ? std::min(c.context + c.rows, c.window + c.rows) : c.context + c.rows);
   const double bytes = positions_read * c.kv_heads * (double)kv_head_bytes(type, c.head_dim) / (kBlock / 2);
-  std::printf("%-36s %9.1f us/layer (best %8.1f)  %7.1f GFLOP/s %6.1f GB/s (median %5.1f; plain read %5.1f)\n", c.name,
-              median, best, seen * c.heads * c.head_dim * 4 / best * 1e-3, bytes / best * 1e-3, bytes / median * 1e-3,
-              plain);
+  std::printf(
+      "%-36s %9.1f us/layer (best %8.1f)  %7.1f GFLOP/s %6.1f GB/s (median %5.1f; read of blocks %5.1f, plain %5.1f)\n",
+      c.name, median, best, seen * c.heads * c.head_dim * 4 / best * 1e-3, bytes / best * 1e-3, bytes / median * 1e-3,
+      scattered, plain);
 }
 
 }  // namespace
@@ -170,6 +209,9 @@ int main(int argc, char** argv) {
       {"smollm2 decode 16 x 1120, 1024 shared", 9, 3, 64, 0, 16, 1119, 1, 1024},
       {"smollm2 prefill 512", 9, 3, 64, 0, 1, 0, 512},
       {"smollm2 prefill 512 at 4096", 9, 3, 64, 0, 1, 4096, 512},
+      {"smollm2 2 rows at 8192", 9, 3, 64, 0, 1, 8190, 2},
+      {"smollm2 4 rows at 8192", 9, 3, 64, 0, 1, 8188, 4},
+      {"smollm2 8 rows at 8192", 9, 3, 64, 0, 1, 8184, 8},
       {"smollm2 16 rows at 8192", 9, 3, 64, 0, 1, 8192, 16},
       {"smollm2 64 rows at 8192", 9, 3, 64, 0, 1, 8192, 64},
       {"gemma3-270m decode 1 x 2048 (w 512)", 4, 1, 256, 512, 1, 2047, 1},
