@@ -1,6 +1,7 @@
 // Time of one attention layer for the shapes that matter, beside two reads of as many bytes of the same cache by the
-// same threads: its blocks, in their order, and memory from end to end. Usage: bench_attention [isa] [threads] [part of
-// a shape's name] [cache: float16 (default), bfloat16, int8]
+// same threads: its blocks, in their order, and memory from end to end.
+//
+// Usage: bench_attention [isa] [threads] [part of a shape's name] [cache: float16 (default), bfloat16, int8]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
