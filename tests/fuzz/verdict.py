@@ -57,12 +57,14 @@ def _judge_error(case: Case, status: int, body: Any) -> None:
 def _judge_events(case: Case, text: str) -> None:
     events = [event for event in text.split("\n\n") if event]
     assert events, "an empty stream"
-    for event in events:
-        data = event.partition("data: ")[2]
+    datas = [event.partition("data: ")[2] for event in events]  # a number stands before some
+    for data in datas:
         if data != "[DONE]":
             _no_failure(_json(data))
     if case.endpoint.dialect == "openai" and "completions" in case.endpoint.path:
-        assert events[-1] == "data: [DONE]" or '"error"' in events[-1], "a stream without an end"
+        assert datas[-1] == "[DONE]" or '"error"' in datas[-1], (
+            f"a stream without an end: {events[-1]}"
+        )
 
 
 def _no_failure(event: Any) -> None:
