@@ -6,12 +6,14 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import httpx
@@ -73,6 +75,8 @@ def test_live_in_a_terminal(server: RunningServer) -> None:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     options: dict[str, Any] = {"stdin": follower, "stdout": follower, "stderr": follower}
+    # Who runs the tests may ignore ctrl-C, as a shell's background jobs do; nobody at a terminal does.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         [*COMMAND, server.url, "--interval", "0.1"], start_new_session=True, **options
     )
@@ -81,7 +85,7 @@ def test_live_in_a_terminal(server: RunningServer) -> None:
     while seen.count(b"since start") < 4:
         assert time.monotonic() < deadline, seen
         seen += os.read(leader, 65536)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     os.close(follower)
     seen += os.read(leader, 65536)
