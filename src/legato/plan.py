@@ -68,6 +68,7 @@ class Plan:
     num_decode_rows: int = 0
     num_prompt_tokens: int = 0
     sum_positions: int = 0  # of the prompts' tokens
+    has_long: bool = False  # some of a long prompt is among them
 
     @property
     def depth(self) -> int:
@@ -85,6 +86,7 @@ class Plan:
             self.parts[sequence] = part
             self.tokens_left -= part.count
             self.long_left -= part.count if sequence.is_long else 0
+            self.has_long = self.has_long or sequence.is_long
             self.num_prompt_tokens += part.count
             self.sum_positions += part.count * (sequence.num_computed + part.count // 2)
             self.rows_left -= part.num_rows

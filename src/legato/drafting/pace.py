@@ -73,6 +73,7 @@ class Pace:
             if mean is None or self._now - mean.updated > STALE:
                 self._means[kind] = Mean(rows, seconds, self._now)
             else:
+                self._drift(kind, seconds / self._scaled(mean, rows))
                 mean.add(rows, seconds, self._now)
         elif rows or prompt_tokens >= TELLING_CHUNK:
             alone = self.seconds(rows) if rows else 0.0
@@ -81,16 +82,29 @@ class Pace:
             old = self._tokens.get(kind, each)
             self._tokens[kind] = old + WEIGHT * (min(each, OUTLIER * old) - old)
 
+    def _drift(self, kind: int, slower: float) -> None:
+        """What makes the steps of one kind ``slower`` than they were, longer contexts above all, does so to the
+        others. Else a wide step of long ago would look as cheap as a narrow one of now."""
+        factor = 1.0 + WEIGHT * (min(slower, OUTLIER) - 1.0)
+        for other, mean in self._means.items():
+            if other != kind:
+                mean.seconds *= factor
+
+    @staticmethod
+    def _scaled(mean: Mean, rows: int) -> float:
+        """Seconds of a step of so many rows, if they cost as those of the mean."""
+        return mean.seconds * (rows + ASSUMED_FIXED_ROWS) / (mean.rows + ASSUMED_FIXED_ROWS)
+
     def seconds(self, rows: int) -> float | None:
         """What a step of so many decode rows takes; None before any was seen."""
         mean = self._means.get(rows.bit_length())
         if mean is not None and self._now - mean.updated <= STALE:
-            return mean.seconds * (rows + ASSUMED_FIXED_ROWS) / (mean.rows + ASSUMED_FIXED_ROWS)
+            return self._scaled(mean, rows)
         known = [mean for mean in self._means.values() if self._now - mean.updated <= STALE]
         if not known:
             return None
         near = min(known, key=lambda mean: abs(mean.rows - rows))
-        return near.seconds * (rows + ASSUMED_FIXED_ROWS) / (near.rows + ASSUMED_FIXED_ROWS)
+        return self._scaled(near, rows)
 
     def row_cost(self, rows: int) -> float:
         """What one row more adds to a step of ``rows``, in such steps."""

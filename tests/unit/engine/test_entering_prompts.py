@@ -60,6 +60,21 @@ def test_pace_learns_what_rows_and_prompts_take() -> None:
     assert Pace(target=0).prompt_tokens(4, 1, 512) == 512
 
 
+def test_rows_do_not_become_cheap_because_they_were_cheap_once() -> None:
+    """Contexts grow, and only narrow steps run: a wide one of before took less than a narrow one now."""
+    pace = Pace()
+    for _ in range(20):
+        pace.learn(4, 0, 0.004)
+        pace.learn(12, 0, 0.0072)
+    cost = pace.row_cost(4)
+    assert cost == pytest.approx(0.1, rel=0.01)
+    for step in range(200):
+        pace.learn(4, 0, 0.004 * (1 + step / 200))
+    assert pace.row_cost(4) == pytest.approx(cost, rel=0.15)
+    pace.learn(12, 0, 0.012)  # and what was not so is learned
+    assert pace.row_cost(4) < cost
+
+
 def test_a_target_bounds_the_step() -> None:
     pace = Pace(target=0.030)
     for _ in range(60):
