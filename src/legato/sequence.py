@@ -173,6 +173,8 @@ class Sequence:
             most = min(most, self.constraint.most_guesses)
         if gain is None or most <= 0 or self._speculation is None:
             return []
+        if self._guesses is not None and not self._guesses.is_due():
+            return []
         draft = self._followed(self._speculation).draft(most, gain)
         self.is_guessing = True
         for count, token in enumerate(draft, 1):

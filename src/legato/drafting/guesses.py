@@ -9,6 +9,12 @@ from legato.drafting.gain import Gain
 from legato.drafting.lookup import Lookup
 from legato.speculation import Speculation
 
+PATIENCE = 8
+"""Looks in a row that may find nothing before the next one is put off, by one step more each time."""
+
+MOST_REST = 3
+"""Steps between two looks, at most: so many tokens late is a repetition found."""
+
 
 class Guesses:
     """``given``: the prompt, and output that came with the request. ``prediction``: tokens of which
@@ -25,6 +31,8 @@ class Guesses:
         """``has_begun``: a part of the output is among the given tokens."""
         self._most = settings.num_speculative_tokens
         self._chances = Chances()
+        self._vain = 0  # looks in a row that found nothing
+        self._resting = 0  # steps until the next look
         self._lookup = Lookup(settings.prompt_lookup_min, settings.prompt_lookup_max, prediction)
         self._lookup.fill(given)
         if prediction and not has_begun:
@@ -44,8 +52,22 @@ class Guesses:
                 self._chances.learn(lookup.agreeing, guess == token)
             lookup.push(token)
 
+    def is_due(self) -> bool:
+        """Whether this step looks. Between two steps the caches are full of weights, so that each look costs
+        a few percent of a small model's step: where nothing repeats itself, most are left out."""
+        if self._resting:
+            self._resting -= 1
+            return False
+        return True
+
     def draft(self, most: int, gain: Gain) -> list[int]:
         """Up to ``most`` guesses, as far as they pay."""
+        draft = self._draft(most, gain)
+        self._vain = 0 if draft else self._vain + 1
+        self._resting = min(self._vain // PATIENCE, MOST_REST)
+        return draft
+
+    def _draft(self, most: int, gain: Gain) -> list[int]:
         if self._lookup.at is None:
             return []
         most = min(most, self._most)

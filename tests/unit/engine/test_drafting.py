@@ -189,3 +189,20 @@ def test_a_text_without_repetition_is_left_alone() -> None:
         drafted.append(len(guesses.draft(15, Gain(1, row))))
         guesses.follow([source.randrange(20)])
     assert row * sum(drafted[200:]) < 0.02 * 400
+
+
+def test_where_nothing_repeats_itself_it_is_looked_for_now_and_then() -> None:
+    new = list(range(1000, 1300))
+    guesses = Guesses(Speculation(), new[:10], [], has_begun=False)
+    looks, ahead = [], []
+    for token in [*new[10:], *new[100:200]]:  # then a part of it comes again
+        ahead.append(token)
+        looks.append(guesses.is_due())
+        if looks[-1]:
+            guesses.follow(ahead)
+            ahead.clear()
+            if guesses.draft(15, Gain(1, 0.05)):
+                break
+    assert sum(looks[-200:-10]) < 60
+    late = len(looks) - (len(new) - 10) - Speculation().prompt_lookup_min
+    assert late <= 3 + 1  # the last token of those that agree is followed with the next look
