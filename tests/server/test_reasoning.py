@@ -6,9 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from fake_engine import Script, says
 from fake_service import FakeServer, post
 from test_edges import events
 
+from legato.request import Output, Request, TokenLogprobs
+from legato.server.open_request import join
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
 
@@ -67,3 +70,42 @@ def test_echo_repeats_both_fields(tokenizer: Tokenizer) -> None:
 def test_no_parser(tokenizer: Tokenizer) -> None:
     text = "Okay.\n</think>\n\nIt is"
     assert ask(tokenizer, text, None, parser="none") == (None, text)
+
+
+def by(size: int, token_ids: list[int], *, joined: bool) -> Script:
+    """The tokens with a log-probability each, ``size`` at a time: the outputs of several steps that are
+    read together, or one output with several tokens (``joined``)."""
+
+    def script(request: Request) -> list[list[Output]]:
+        outputs = [output for (output,) in says(token_ids)(request)]
+        for number, output in enumerate(outputs):
+            output.logprobs = [TokenLogprobs(output.token_ids, [-float(number)], 1)]
+        lists = [outputs[start : start + size] for start in range(0, len(outputs), size)]
+        for together in lists if joined else ():
+            while len(together) > 1:
+                join(together[0], together.pop(1))
+        return lists
+
+    return script
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("size", range(1, 12))
+@pytest.mark.parametrize("thoughts", ["", "Okay.\n</think>\n\n"])
+def test_logprobs_of_a_response_however_its_tokens_arrive(
+    tokenizer: Tokenizer, thoughts: str, size: int, joined: bool
+) -> None:
+    """Entry ``-k`` is token k's, so none is left out, doubled or another's."""
+    thought = tokenizer.encode(thoughts, add_special_tokens=False)
+    token_ids = thought + tokenizer.encode("It is 👍 so.", add_special_tokens=False)
+    template = ChatTemplate(OPENS if thoughts else OPENS.replace("<think>\n", ""))
+    client = FakeServer(tokenizer, template, by(size, token_ids, joined=joined)).client
+    asked = {"input": "hi", "include": ["message.output_text.logprobs"]}
+    whole = post(client, "/v1/responses", asked).json()["output"][-1]["content"][0]
+    assert whole["text"] == "It is 👍 so."
+    expected = [-float(number) for number in range(len(thought), len(token_ids))]
+    assert [entry["logprob"] for entry in whole["logprobs"]] == expected
+    streamed = post(client, "/v1/responses", {**asked, "stream": True}).text
+    told = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    deltas = [event for event in told if event["type"] == "response.output_text.delta"]
+    assert [entry for event in deltas for entry in event["logprobs"]] == whole["logprobs"]

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from legato.answer import Answer, Choice, Piece
+from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
 from legato.server.errors import describe
 from legato.server.logprobs import chat_logprobs
@@ -50,6 +50,8 @@ class Reply:
         self._created = int(time.time())
         self._echoed = answer.given if request.echo else NOTHING
         self._first_entry: int | None = None  # of the content's logprobs
+        self._heard = 0  # tokens, up to the last piece; the answer may be further
+        self._spoken = ""  # up to the content
 
     async def whole(self) -> dict[str, Any]:
         try:
@@ -122,23 +124,33 @@ class Reply:
 
     def _entries(self, piece: Piece) -> list[TokenLogprobs]:
         """Those of ``piece`` that are the content's; with the first of them, those held back."""
+        self._heard += len(piece.token_ids)
         if self._first_entry is not None:
             return piece.logprobs or []
+        self._spoken += piece.text
         if not piece.content:
             return []
-        choice = self.answer.choices[0]
-        self._first_entry = 0 if choice.text == choice.content else self._content_start(choice)
-        return choice.logprobs[self._first_entry :]
+        is_all = self._spoken == piece.content
+        self._first_entry = 0 if is_all else self._content_start(piece.content)
+        return self.answer.choices[0].logprobs[self._first_entry : self._heard]
 
-    def _content_start(self, choice: Choice) -> int:
-        """Which token the content begins with that has come behind a mark."""
-        tokenizer, left = self.service.text, len(choice.content.encode())
-        start = len(choice.token_ids)
-        while left > 0 and start > 0:
-            start -= 1
-            id = choice.token_ids[start]
-            left -= 0 if id in tokenizer.special_ids else len(tokenizer.token_bytes(id))
-        return start
+    def _content_start(self, content: str) -> int:
+        """Which token ``content`` begins with, that has come behind a mark.
+
+        It is the end of what the tokens heard spell, but for the beginning of another character.
+        """
+        tokenizer = self.service.text
+        spelled = [
+            b"" if id in tokenizer.special_ids else tokenizer.token_bytes(id)
+            for id in self.answer.choices[0].token_ids[: self._heard]
+        ]
+        valid = content.partition("\N{REPLACEMENT CHARACTER}")[0]
+        left = b"".join(spelled).rfind(valid.encode())
+        for index, token in enumerate(spelled):
+            left -= len(token)
+            if left < 0:
+                return index
+        return len(spelled) - 1
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[Any]:
         if not self.request.wants_logprobs:
