@@ -80,10 +80,12 @@ void Program::apply(const Step&, const Rope& op, const Part& part) const {
 }
 
 void Program::apply(const Step& step, const KvWrite& op, const Part& part) const {
-  for (int64_t t = part.rows.begin; t < part.rows.end; ++t) {
-    kernels_.kv_write(kv_layers_[op.layer], buffers_[op.k].row(t) + op.k_offset, buffers_[op.v].row(t) + op.v_offset,
-                      step.batch.slots[t]);
-  }
+  const Share rows = part.rows;
+  if (rows.begin == rows.end) return;
+  const Buffer &k = buffers_[op.k], &v = buffers_[op.v];
+  kernels_.kv_write(kv_layers_[op.layer],
+                    {k.row(rows.begin) + op.k_offset, v.row(rows.begin) + op.v_offset, k.stride, v.stride,
+                     step.batch.slots.data + rows.begin, rows.end - rows.begin});
 }
 
 void Program::apply(const Step&, const Gated& op, const Part& part) const {

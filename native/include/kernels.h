@@ -92,6 +92,14 @@ struct SampleRow {
                              // under this one
   uint32_t attempt = 0;      // which of its random numbers the first draw takes
 };
+// Keys and values of rows, each [kv_heads][head_dim]; strides in elements. Row r goes to slots[r].
+struct KvRows {
+  const float *k, *v;
+  int64_t k_stride, v_stride;
+  const int32_t* slots;
+  int64_t rows;
+};
+
 struct SampleResult {
   int32_t token, rank;
   float logprob;
@@ -121,7 +129,7 @@ struct Kernels {
   void (*add)(float* x, const float* y, int64_t n);
   void (*scale)(float* x, int64_t n, float factor,
                 float softcap);  // x *= factor; softcap > 0: softcap * tanh(x / softcap)
-  void (*kv_write)(const KvLayer&, const float* k, const float* v, int64_t slot);  // one row, all heads
+  void (*kv_write)(const KvLayer&, const KvRows&);
   // --- attention.cc ---
   // Runs on every thread at once. phase 0 computes, phase 1 (after a barrier) merges partitions of long contexts.
   // `scratch` is shared by the threads, attention_scratch bytes.

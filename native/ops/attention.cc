@@ -129,12 +129,19 @@ class Worker {
         find_blocks(Pieces(a_, s_, ahead).piece(), ahead.kv_head, next_, nullptr);
       }
       const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
+      const bool sees_all = is_whole(piece);
       for (int q = 0, n; q < piece.rows * s_.group; q += n) {
         n = sub_block(piece.rows * s_.group - q);
         blocks_.beside = blocks_.v;
         blocks_.ahead = next_;
         if (q > 0 && piece.tile < u.trunk) branch = fetch_branch(u, branch);
-        with_size(n, [&](auto size) { one<size.value>(piece, q, raw ? piece.slot + q : first + q, raw); });
+        const int64_t at = raw ? piece.slot + q : first + q;
+        with_size(n, [&](auto size) {
+          if constexpr (E::kProducts == Products::Pairs) {
+            if (sees_all) return whole<size.value>(q, at, raw);
+          }
+          one<size.value>(piece, q, at, raw);
+        });
       }
     }
   }
@@ -269,6 +276,48 @@ class Worker {
     }
   }
 
+  // Every row of the piece sees its whole tile, and scores are no more than that.
+  bool is_whole(const Piece& piece) const {
+    if (E::kProducts != Products::Pairs || curve_.capped) return false;
+    const int base = piece.tile * kTile;
+    for (int row = piece.row; row < piece.row + piece.rows; ++row) {
+      if (first_seen(a_, row) > base || a_.positions[row] + 1 < base + kTile) return false;
+    }
+    return true;
+  }
+
+  // one() for a piece that is whole.
+  template <int NQ>
+  [[gnu::noinline]] void whole(int q, int64_t at, bool raw) {
+    F32x16 maximum, sum;
+    const Narrow* x = (const Narrow*)(d_.queries + (int64_t)q * s_.padded);
+    weigh_whole<NQ>(blocks_, x, (a_.kv.head_dim + 1) / 2, d_.scores, maximum, sum);
+    Blend blend;
+    take_in(maximum, sum, at, NQ, live_of(NQ), raw, blend);
+    constexpr int kPart = value_part(NQ);
+    float* state = (raw ? d_.raw_state : d_.state) + at * s_.padded;
+    for (int i = 0; i < NQ; i += kPart, blend.skip(kPart)) {
+      value_range_pairs<kPart, true>(blocks_, Visible(), d_.scores + i * kTile, blend, s_.padded, 0,
+                                     state + (int64_t)i * s_.padded);
+    }
+  }
+
+  static Mask16 live_of(int n) { return (Mask16)((1u << n) - 1u); }
+
+  // Values need four registers a query.
+  static constexpr int value_part(int queries) { return queries > 6 ? queries / 2 : queries; }
+
+  // Maxima and sums of a tile for the n queries from `at`.
+  void take_in(F32x16 maximum, F32x16 sum, int64_t at, int n, Mask16 live, bool raw, Blend& blend) {
+    blend.raw = raw;
+    if (raw) {
+      maximum.store_partial(d_.raw_running.maximum + at, n);
+      sum.store_partial(d_.raw_running.sum + at, n);
+    } else {
+      enter(d_.running, at, n, maximum, sum, live, blend);
+    }
+  }
+
   // A piece for the NQ of its queries from q, whose sums are those from `at`.
   template <int NQ>
   [[gnu::noinline]] void one(const Piece& piece, int q, int64_t at, bool raw) {
@@ -285,7 +334,7 @@ class Worker {
     }
     const int begin = low / kBlock, end = (high + kBlock - 1) / kBlock;
     if constexpr (E::kProducts == Products::Pairs) {
-      score_range_pairs<NQ>(blocks_, begin, end, (const Narrow*)x, (a_.kv.head_dim + 1) / 2, d_.scores);
+      score_range_pairs<NQ>(blocks_, begin, end, (const Narrow*)x, (a_.kv.head_dim + 1) / 2, d_.scores, nullptr);
     } else if constexpr (E::kProducts == Products::Integers) {
       score_range_integers<NQ>(blocks_, begin, end, (const int16_t*)x, s_.padded, d_.factors + q, d_.scores);
     } else {
@@ -306,27 +355,19 @@ class Worker {
       }
     }
     Blend blend;
-    blend.raw = raw;
-    if (raw) {
-      F32x16::load(maximum).store_partial(d_.raw_running.maximum + at, NQ);
-      F32x16::load(sum).store_partial(d_.raw_running.sum + at, NQ);
-    } else {
-      enter(d_.running, at, NQ, F32x16::load(maximum), F32x16::load(sum), live, blend);
-    }
-    constexpr int kPart = NQ > 6 ? NQ / 2 : NQ;  // values need four registers a query
+    take_in(F32x16::load(maximum), F32x16::load(sum), at, NQ, live, raw, blend);
+    constexpr int kPart = value_part(NQ);
     if constexpr (E::kProducts == Products::Integers) clear_unseen(seen, live, NQ, begin, end);
-    for (int i = 0; i < NQ; i += kPart) {
+    for (int i = 0; i < NQ; i += kPart, blend.skip(kPart)) {
       Visible half;
       for (int j = 0; j < kPart; ++j) {
         half.low[j] = seen.low[i + j];
         half.high[j] = seen.high[i + j];
-        blend.keep[j] = blend.keep[i + j];
-        blend.enter[j] = blend.enter[i + j];
       }
       const float* weights = d_.scores + i * kTile;
       float* sums = state + (int64_t)i * s_.padded;
       if constexpr (E::kProducts == Products::Pairs) {
-        value_range_pairs<kPart>(blocks_, half, weights, blend, s_.padded, 0, sums);
+        value_range_pairs<kPart, false>(blocks_, half, weights, blend, s_.padded, 0, sums);
       } else if constexpr (E::kProducts == Products::Integers) {
         value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + i, (Mask16)(live >> i), blend,
                                     s_.padded, 0, sums);

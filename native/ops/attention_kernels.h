@@ -158,6 +158,13 @@ struct ValueColumns {
 struct Blend {
   bool raw;
   alignas(64) float keep[16], enter[16];
+
+  void skip(int n) {  // the first n queries
+    for (int i = 0; i + n < 16; ++i) {
+      keep[i] = keep[i + n];
+      enter[i] = enter[i + n];
+    }
+  }
 };
 
 template <class E, int NQ, int ND, bool Tail>

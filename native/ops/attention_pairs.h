@@ -9,6 +9,7 @@
 // Of a pair that a row sees half of, the other half counts as zero times zero, so that whatever bytes lie there cannot
 // reach the result. (Numbers below the smallest normal float, 1e-38, the instruction takes as zero.)
 #pragma once
+#include "../simd/across.h"
 #include "attention_kernels.h"
 
 namespace legato::LEGATO_ISA {
@@ -20,12 +21,6 @@ struct BrainElement {
 };
 
 constexpr int32_t kOdd = (int32_t)0xffff0000, kEven = 0xffff, kBoth = -1;
-
-inline F32x16 round_to_bf16(F32x16 x) {  // to nearest even; a NaN stays one
-  const I32x16 bits = float_to_bits(x);
-  const I32x16 up = bits + I32x16::splat(0x7fff) + (shift_right<16>(bits) & I32x16::splat(1));
-  return select(equal(x, x), bits_to_float(up & I32x16::splat(kOdd)), F32x16::splat(__builtin_nanf("")));
-}
 
 // A pair's products are taken in kTurns turns. Narrow: how queries and weights lie on the desk.
 #if defined(__AVX512BF16__)
@@ -125,9 +120,10 @@ inline void narrow_query(const float* x, int head_dim, float scale, int stride, 
   }
 }
 
-// Scores of NQ queries, [pairs][NQ][2], for NB blocks of a tile.
+// Scores of NQ queries, [pairs][NQ][2], for NB blocks of a tile; `most` takes them in unless it is null: [NQ].
 template <int NQ, int NB>
-inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const Narrow* q, int pairs, float* scores) {
+[[gnu::always_inline]] inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const Narrow* q,
+                                               int pairs, float* scores, F32x16* most) {
   F32x16 sum[NQ][NB];
   for (int i = 0; i < NQ; ++i) {
     for (int b = 0; b < NB; ++b) sum[i][b] = F32x16::zero();
@@ -151,16 +147,64 @@ inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const N
   }
   for (int i = 0; i < NQ; ++i) {
     for (int b = 0; b < NB; ++b) sum[i][b].store(scores + i * kTile + (block + b) * kBlock);
+    if (!most) continue;
+    for (int b = 0; b < NB; ++b) most[i] = max(most[i], sum[i][b]);
   }
 }
 
 template <int NQ, int NB = blocks_at_once(NQ)>
-inline void score_range_pairs(const TileBlocks<BrainElement>& tile, int block, int end, const Narrow* q, int pairs,
-                              float* scores) {
-  for (; block + NB <= end; block += NB) score_pairs<NQ, NB>(tile, block, q, pairs, scores);
+[[gnu::always_inline]] inline void score_range_pairs(const TileBlocks<BrainElement>& tile, int block, int end,
+                                                     const Narrow* q, int pairs, float* scores, F32x16* most) {
+  for (; block + NB <= end; block += NB) score_pairs<NQ, NB>(tile, block, q, pairs, scores, most);
   if constexpr (NB > 1) {
-    if (block < end) score_range_pairs<NQ, NB / 2>(tile, block, end, q, pairs, scores);
+    if (block < end) score_range_pairs<NQ, NB / 2>(tile, block, end, q, pairs, scores, most);
   }
+}
+
+// The largest of each query's 16, and their sum, with the bits of reduce_max and reduce_add. Of many queries at once
+// it costs a third of the instructions.
+template <int NQ>
+inline F32x16 largest_of(const F32x16 (&x)[16]) {
+#if defined(__AVX512F__)
+  if constexpr (NQ >= 6) return bits_to_float(fold_lanes<LargestFloat>((const I32x16(&)[16])x));
+#endif
+  alignas(64) float each[16] = {};
+  for (int i = 0; i < NQ; ++i) each[i] = reduce_max(x[i]);
+  return F32x16::load(each);
+}
+template <int NQ>
+inline F32x16 totals_of(const F32x16 (&x)[16]) {
+#if defined(__AVX512F__)
+  if constexpr (NQ >= 6) return bits_to_float(fold_lanes<TotalFloat>((const I32x16(&)[16])x));
+#endif
+  alignas(64) float each[16] = {};
+  for (int i = 0; i < NQ; ++i) each[i] = reduce_add(x[i]);
+  return F32x16::load(each);
+}
+
+// The softmax of a tile that all NQ queries see whole: weights in place of scores, lane i of maximum and sum is query
+// i's. The same steps as largest_score and weigh_pairs, without asking what is seen.
+template <int NQ>
+inline void weigh_whole(const TileBlocks<BrainElement>& tile, const Narrow* q, int pairs, float* scores,
+                        F32x16& maximum, F32x16& sum) {
+  F32x16 each[16];
+  for (int i = 0; i < 16; ++i) each[i] = F32x16::splat(-__builtin_inff());
+  score_range_pairs<NQ>(tile, 0, kTileBlocks, q, pairs, scores, each);
+  maximum = largest_of<NQ>(each);
+  alignas(64) float top[16];
+  maximum.store(top);
+  for (int i = 0; i < NQ; ++i) {
+    const F32x16 most = F32x16::splat(top[i]);
+    float* row = scores + i * kTile;
+    each[i] = F32x16::zero();
+#pragma GCC unroll 4
+    for (int b = 0; b < kTileBlocks; b += 2) {
+      const F32x16 first = exp2_coarse(F32x16::load(row + b * kBlock) - most);
+      const F32x16 second = exp2_coarse(F32x16::load(row + (b + 1) * kBlock) - most);
+      each[i] = add_weights(each[i], first, second, (Narrow*)row + b * kBlock);
+    }
+  }
+  sum = totals_of<NQ>(each);
 }
 
 // Dimensions [column, column + 16 ND) of the weighted values of NQ queries.
@@ -204,13 +248,11 @@ struct PairColumns {
   }
 };
 
+// What each query sees of a tile, in ascending order.
 template <int NQ, int ND>
-inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
-                        const Blend& blend, int padded, int column, float* state) {
-  PairColumns<NQ, ND> work{tile, weights, padded, column, {}};
+inline void add_seen(PairColumns<NQ, ND>& work, const Visible& seen) {
   int low = kTile, high = 0, low_common = 0, high_common = kTile;
   for (int i = 0; i < NQ; ++i) {
-    for (int j = 0; j < ND; ++j) work.sum[i][j] = F32x16::zero();
     if (seen.low[i] < seen.high[i]) {
       low = seen.low[i] < low ? seen.low[i] : low;
       high = seen.high[i] > high ? seen.high[i] : high;
@@ -224,8 +266,23 @@ inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& see
   work.template add<false>(seen, begin, first);
   work.template add<true>(seen, first, last);
   work.template add<false>(seen, last, end);
+}
+
+// kIsWhole: every query sees the whole tile, whatever `seen` says.
+template <int NQ, int ND, bool kIsWhole>
+inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
+                        const Blend& blend, int padded, int column, float* state) {
+  PairColumns<NQ, ND> work{tile, weights, padded, column, {}};
   for (int i = 0; i < NQ; ++i) {
-    if (seen.low[i] >= seen.high[i]) continue;
+    for (int j = 0; j < ND; ++j) work.sum[i][j] = F32x16::zero();
+  }
+  if constexpr (kIsWhole) {
+    work.template add<true>(seen, 0, kTile / 2);
+  } else {
+    add_seen(work, seen);
+  }
+  for (int i = 0; i < NQ; ++i) {
+    if (!kIsWhole && seen.low[i] >= seen.high[i]) continue;
     float* out = state + (int64_t)i * padded + column;
     const F32x16 keep = F32x16::splat(blend.keep[i]), enter = F32x16::splat(blend.enter[i]);
     for (int j = 0; j < ND; ++j) {
@@ -234,15 +291,14 @@ inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& see
     }
   }
 }
-
-template <int NQ, int ND = columns_at_once(NQ)>
+template <int NQ, bool kIsWhole, int ND = columns_at_once(NQ)>
 inline void value_range_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
                               const Blend& blend, int padded, int column, float* state) {
   for (; column + ND * 16 <= padded; column += ND * 16) {
-    value_pairs<NQ, ND>(tile, seen, weights, blend, padded, column, state);
+    value_pairs<NQ, ND, kIsWhole>(tile, seen, weights, blend, padded, column, state);
   }
   if constexpr (ND > 1) {
-    if (column < padded) value_range_pairs<NQ, ND / 2>(tile, seen, weights, blend, padded, column, state);
+    if (column < padded) value_range_pairs<NQ, kIsWhole, ND / 2>(tile, seen, weights, blend, padded, column, state);
   }
 }
 

@@ -1,27 +1,75 @@
-// Writes one row's keys and values into its slot of the paged cache, in the cache's storage type.
+// Writes rows' keys and values into their slots of the paged cache, in the cache's storage type.
 #include "../simd/simd.h"
 #include "fill.h"
 
 namespace legato::LEGATO_ISA {
 namespace {
 
-// float -> bfloat16, to nearest even; a NaN stays one.
-inline uint16_t to_bf16(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+// Pairs of 16-bit numbers: the even lanes of 32 numbers in the lower halves, the odd ones in the upper.
+inline I32x16 pairs(F32x16 even, F32x16 odd) {
+  return (shift_right<16>(float_to_bits(even)) & I32x16::splat(0xffff)) | float_to_bits(odd);
+}
+inline F32x16 rounded(const float* x, int64_t left) {  // the first 16 of `left` numbers; what is missing is zero
+  return left <= 0 ? F32x16::zero() : round_to_bf16(F32x16::load_partial(x, left < kLanes ? (int)left : kLanes));
 }
 
-// One head; keys and values begin at its part of the block. Single halves are written: the other thread may be at the
-// position beside this one.
-void write_head_bf16(int64_t dim, int64_t offset, const float* k, const float* v, uint16_t* keys, uint16_t* values) {
-  uint16_t* pair = values + offset / 2 * (2 * ((dim + 15) / 16 * 16)) + offset % 2;
-  for (int64_t d = 0; d < dim; ++d) {
-    keys[d / 2 * (2 * kBlock) + 2 * offset + d % 2] = to_bf16(k[d]);
-    pair[2 * d] = to_bf16(v[d]);
+// Keys of one head: [head_dim / 2][16 positions][2], from the position on.
+void write_keys_bf16(int64_t dim, const float* k, uint16_t* keys) {
+  for (int64_t d = 0; d < dim; d += 2 * kLanes) {
+    const F32x16 first = rounded(k + d, dim - d), second = rounded(k + d + kLanes, dim - d - kLanes);
+    alignas(64) int32_t part[kLanes];
+    pairs(evens(first, second), odds(first, second)).store(part);
+    for (int64_t i = 0; i < kLanes && d + 2 * i < dim; ++i, keys += 2 * kBlock) __builtin_memcpy(keys, part + i, 4);
   }
-  if (dim % 2) keys[dim / 2 * (2 * kBlock) + 2 * offset + 1] = 0;
+}
+
+// Values of one head: [8 pairs of positions][padded head_dim][2], from the pair on. Single halves are written: the other
+// thread may be at the position beside this one.
+void write_values_bf16(int64_t dim, const float* v, uint16_t* values) {
+  for (int64_t d = 0; d < dim; d += kLanes, values += 2 * kLanes) {
+    alignas(64) float part[kLanes];
+    rounded(v + d, dim - d).store(part);
+    for (int64_t i = 0; i < kLanes && d + i < dim; ++i) __builtin_memcpy(values + 2 * i, (char*)(part + i) + 2, 2);
+  }
+}
+// The values of both positions.
+void write_pair_bf16(int64_t dim, const float* even, const float* odd, uint16_t* values) {
+  for (int64_t d = 0; d < dim; d += kLanes, values += 2 * kLanes) {
+    const I32x16 both = pairs(rounded(even + d, dim - d), rounded(odd + d, dim - d));
+    bits_to_float(both).store_partial((float*)values, dim - d < kLanes ? (int)(dim - d) : kLanes);
+  }
+}
+
+// All lines that a position's keys and values are in: stores wait for memory one after another, fetches do not.
+void fetch_bf16(const KvLayer& layer, int64_t slot) {
+  const int64_t bytes = layer.kv_heads * kv_head_bytes(KvType::BF16, layer.head_dim);
+  const int64_t padded = (layer.head_dim + 15) / 16 * 16, at = slot / kBlock * layer.block_stride;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(layer.k + at + i, 1);
+  const uint8_t* pair = layer.v + at + slot % kBlock / 2 * (4 * padded);
+  for (int64_t h = 0; h < layer.kv_heads; ++h, pair += padded * 2 * kBlock) {
+    for (int64_t i = 0; i < 4 * padded; i += 64) __builtin_prefetch(pair + i, 1);
+  }
+}
+
+void write_bf16(const KvLayer& layer, const KvRows& x) {
+  const int64_t dim = layer.head_dim, padded = (dim + 15) / 16 * 16, head_bytes = kv_head_bytes(KvType::BF16, dim);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const int64_t slot = x.slots[r], offset = slot % kBlock, at = slot / kBlock * layer.block_stride;
+    const auto is_after = [&](int64_t row) { return row < x.rows && x.slots[row] == x.slots[row - 1] + 1; };
+    if (r == 0) fetch_bf16(layer, slot);
+    if (r + 1 < x.rows && x.slots[r + 1] / kBlock != slot / kBlock) fetch_bf16(layer, x.slots[r + 1]);
+    const bool begins_pair = offset % 2 == 0 && is_after(r + 1), is_written = offset % 2 == 1 && r > 0 && is_after(r);
+    for (int64_t h = 0; h < layer.kv_heads; ++h) {
+      const float *k = x.k + r * x.k_stride + h * dim, *v = x.v + r * x.v_stride + h * dim;
+      write_keys_bf16(dim, k, (uint16_t*)(layer.k + at + h * head_bytes) + 2 * offset);
+      uint16_t* values = (uint16_t*)(layer.v + at + h * head_bytes) + offset / 2 * (2 * padded);
+      if (begins_pair) {
+        write_pair_bf16(dim, v, v + x.v_stride, values);
+      } else if (!is_written) {
+        write_values_bf16(dim, v, values + offset % 2);
+      }
+    }
+  }
 }
 
 // keys: [head_dim][16 positions], values: [head_dim]; both begin at the position's offset in the block.
@@ -82,18 +130,14 @@ void write_head_int8(int64_t dim, int64_t offset, const float* k, const float* v
   __builtin_memcpy(values + padded * kBlock + 4 * offset, &scale, 4);
 }
 
-// k, v: [kv_heads][head_dim] of one row.
-void kv_write(const KvLayer& layer, const float* k, const float* v, int64_t slot) {
+// k, v: [kv_heads][head_dim].
+void write_row(const KvLayer& layer, const float* k, const float* v, int64_t slot) {
   const int64_t block = slot / kBlock * layer.block_stride, offset = slot % kBlock, dim = layer.head_dim;
   for (int64_t h = 0; h < layer.kv_heads; ++h, k += dim, v += dim) {
     const int64_t key = h * dim * kBlock + offset, value = (h * kBlock + offset) * dim;
     if (layer.type == KvType::I8) {
       const int64_t head = block + h * kv_head_bytes(KvType::I8, dim);
       write_head_int8(dim, offset, k, v, layer.k + head, layer.v + head);
-    } else if (layer.type == KvType::BF16) {
-      const int64_t head = block + h * kv_head_bytes(KvType::BF16, dim);
-      uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + head);
-      write_head_bf16(dim, offset, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + head));
     } else if (layer.type == KvType::F32) {
       float* keys = reinterpret_cast<float*>(layer.k + block) + key;
       write_head_f32(dim, k, v, keys, reinterpret_cast<float*>(layer.v + block) + value);
@@ -102,6 +146,11 @@ void kv_write(const KvLayer& layer, const float* k, const float* v, int64_t slot
       write_head_f16(dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + block) + value);
     }
   }
+}
+
+void kv_write(const KvLayer& layer, const KvRows& x) {
+  if (layer.type == KvType::BF16) return write_bf16(layer, x);
+  for (int64_t r = 0; r < x.rows; ++r) write_row(layer, x.k + r * x.k_stride, x.v + r * x.v_stride, x.slots[r]);
 }
 
 }  // namespace

@@ -29,6 +29,18 @@ struct Total {
 
 #if defined(__AVX512F__)
 
+// Of floats, with the bits of reduce_max and reduce_add, whose order is that of this tree.
+struct LargestFloat {
+  static __m512i fold(__m512i a, __m512i b) {
+    return _mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
+  }
+};
+struct TotalFloat {
+  static __m512i fold(__m512i a, __m512i b) {
+    return _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
+  }
+};
+
 template <class Op>
 inline I32x16 fold_lanes(const I32x16 (&v)[16]) {
   __m512i a[8], b[4], c[2];

@@ -159,20 +159,29 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
     if (type == KvType::BF16) expected = nearest_bf16(f);
     return stored == expected;
   };
-  const int64_t order[] = {5, 40, 16, 47, 0};
-  for (const int64_t slot : order) {
-    const auto key = random_row(row, 3, static_cast<unsigned>(slot)), value = random_row(row, 3, 99);
-    k.kv_write(layer, key.data(), value.data(), slot);
+  // Rows are written together: halves of pairs, whole pairs, over a block's border, and not in order.
+  const std::vector<std::vector<int32_t>> groups = {{5}, {40, 41}, {15, 16, 17, 18, 19}, {47, 0, 1}, {7, 8}, {31, 30}};
+  const int64_t k_stride = row + 3, v_stride = row + 5;
+  int64_t written = 0;
+  for (const std::vector<int32_t>& slots : groups) {
+    const int64_t rows = static_cast<int64_t>(slots.size());
+    const auto key = random_row(rows * k_stride, 3, static_cast<unsigned>(slots[0]));
+    const auto value = random_row(rows * v_stride, 3, 99);
+    k.kv_write(layer, {key.data(), value.data(), k_stride, v_stride, slots.data(), rows});
+    written += rows;
     bool right = true;
-    for (int64_t h = 0; h < kv_heads; ++h) {
-      for (int64_t d = 0; d < head_dim; ++d) {
-        const int64_t offset = slot % kBlock, i = h * head_dim + d, head = h * padded * kBlock;
-        const int64_t at = in_pairs ? head + (d / 2 * 16 + offset) * 2 + d % 2 : i * kBlock + offset;
-        const int64_t value_at =
-            in_pairs ? head + (offset / 2 * padded + d) * 2 + offset % 2 : (h * kBlock + offset) * head_dim + d;
-        right = right && element(keys, slot, at, key[static_cast<size_t>(i)]);
-        right = right && element(values, slot, value_at, value[static_cast<size_t>(i)]);
-        if (in_pairs && head_dim % 2 && d + 1 == head_dim) right = right && element(keys, slot, at + 1, 0.0f);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t slot = slots[static_cast<size_t>(r)];
+      for (int64_t h = 0; h < kv_heads; ++h) {
+        for (int64_t d = 0; d < head_dim; ++d) {
+          const int64_t offset = slot % kBlock, i = h * head_dim + d, head = h * padded * kBlock;
+          const int64_t at = in_pairs ? head + (d / 2 * 16 + offset) * 2 + d % 2 : i * kBlock + offset;
+          const int64_t value_at =
+              in_pairs ? head + (offset / 2 * padded + d) * 2 + offset % 2 : (h * kBlock + offset) * head_dim + d;
+          right = right && element(keys, slot, at, key[static_cast<size_t>(r * k_stride + i)]);
+          right = right && element(values, slot, value_at, value[static_cast<size_t>(r * v_stride + i)]);
+          if (in_pairs && head_dim % 2 && d + 1 == head_dim) right = right && element(keys, slot, at + 1, 0.0f);
+        }
       }
     }
     check(right, std::string(k.isa) + " kv_write");
@@ -180,7 +189,11 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
   int64_t untouched = 0;
   for (const uint8_t byte : keys) untouched += byte == 0xab;
   const int64_t behind = in_pairs && head_dim % 2 ? kv_heads : 0;  // a zero behind each head's keys
-  check(untouched >= blocks * stride - 5 * (row + behind) * size, std::string(k.isa) + " kv_write touches other slots");
+  const bool apart = untouched >= blocks * stride - written * (row + behind) * size;
+  check(apart, std::string(k.isa) + " kv_write touches other slots");
+  untouched = 0;
+  for (const uint8_t byte : values) untouched += byte == 0xab;
+  check(untouched >= blocks * stride - written * row * size, std::string(k.isa) + " kv_write touches other values");
   keys.insert(keys.end(), values.begin(), values.end());
   if (first.empty()) first = keys;
   same = same && keys == first;
@@ -192,11 +205,11 @@ void test_kv_int8(const Kernels& k, int kv_heads, int head_dim, bool& same, std:
   const int64_t blocks = 3, row = int64_t{kv_heads} * head_dim;
   std::vector<uint8_t> keys(static_cast<size_t>(blocks * stride), 0xab), values = keys;
   const KvLayer layer{KvType::I8, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
-  for (const int64_t slot : {5, 40, 4, 47, 0}) {
+  for (const int32_t slot : {5, 40, 4, 47, 0}) {
     auto key = random_row(row, 3, static_cast<unsigned>(slot)), value = random_row(row, 30, 99);
     if (slot == 40) std::fill(key.begin(), key.end(), 0.0f);
     if (slot == 47) key[0] = INFINITY, value[0] = NAN;
-    k.kv_write(layer, key.data(), value.data(), slot);
+    k.kv_write(layer, {key.data(), value.data(), row, row, &slot, 1});
     bool right = true;
     const int64_t at = slot % kBlock;
     for (int64_t h = 0; h < kv_heads; ++h) {
