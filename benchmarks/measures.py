@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
 from servers import NO_GUESSES, Server
 
 from legato.bench.load import Load, Streamed, check_lengths, run_load, summary
@@ -28,7 +28,7 @@ def stream_all(
     """All prompts at once as streamed completions. Raises EngineError for an answer cut short."""
     load = Load(output_len=output_len, concurrency=len(prompts))
     use = ProcessorUse([*server.pids, os.getpid()])
-    exchanges = asyncio.run(run_load(server.endpoint, load, prompts))
+    exchanges = uvloop.run(run_load(server.endpoint, load, prompts))
     use.stop()
     answers = [Streamed.read(done) for done in exchanges]
     complaints = check_lengths(answers, len(prompts[0]), output_len)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import uvloop
 from servers import Server
 
 from legato.bench.load import Load, Streamed, run_load
@@ -45,7 +45,7 @@ class Served(AbstractContextManager["Served"]):
 
     def run(self, prompts: Prompts, output_len: int, concurrency: int) -> list[Streamed]:
         load = Load(output_len=output_len, concurrency=concurrency)
-        done = asyncio.run(run_load(self.server.endpoint, load, prompts))
+        done = uvloop.run(run_load(self.server.endpoint, load, prompts))
         return [Streamed.read(exchange) for exchange in done]
 
     def resident_bytes(self) -> int:

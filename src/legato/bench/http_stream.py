@@ -12,7 +12,7 @@ import ssl
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from legato.errors import RequestError
@@ -117,8 +117,7 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(self._message)
+        cast(asyncio.WriteTransport, transport).write(self._message)
 
     def data_received(self, data: bytes) -> None:
         self._exchange.pieces.append((perf_counter(), data))

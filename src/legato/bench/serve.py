@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
+
+import uvloop
 
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import (
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_run(arguments))
+    return uvloop.run(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
