@@ -104,8 +104,9 @@ void Program::apply(const Step&, const Add& op, const Part& part) const {
 
 // --- matrix products and attention ----------------------------------------------------------------------------------
 
-// Weights that a thread takes at once: a few microseconds' reading. Less would interrupt the reading too often.
-constexpr int64_t kTurnBytes = 64 << 10;
+// Weights that a thread takes at once: a few microseconds' reading. Less would interrupt the reading too often. With
+// rows for which computing takes longer than reading, it is less, so that the threads are done at nearly the same time.
+constexpr int64_t kTurnBytes = 64 << 10, kLeastTurnBytes = 16 << 10, kReadRows = 4;
 
 // The rows among `some` that want logits, in runs: work(run).
 template <class Work>
@@ -126,7 +127,9 @@ template <class Work>
 void Program::take_tiles(const Matrix& matrix, const Part& part, const Work& work) {
   const int64_t tiles = (matrix.rows + kLanes - 1) / kLanes, pairs = (tiles + 1) / 2;
   if (part.threads == 1) return work(0, tiles);
-  const int64_t turns = (tiles * matrix.tile_bytes + kTurnBytes - 1) / kTurnBytes;
+  const int64_t rows = std::max(part.rows.end - part.rows.begin, kReadRows);
+  const int64_t bytes = std::max(kTurnBytes * kReadRows / rows, kLeastTurnBytes);
+  const int64_t turns = (tiles * matrix.tile_bytes + bytes - 1) / bytes;
   const int64_t even = std::min((turns + part.threads - 1) / part.threads * part.threads, pairs);
   turns_.take(part.turn, even, part.thread,
               [&](int64_t piece) { work(pairs * piece / even * 2, std::min(pairs * (piece + 1) / even * 2, tiles)); });
