@@ -15,7 +15,7 @@ namespace legato::LEGATO_ISA {
 namespace {
 
 constexpr int kUnitFloats = 4096;       // scaled queries of a unit stay in the first-level cache
-constexpr int kFewParts = 4;             // groups of rows for each thread, below which a cut is noticed
+constexpr int kFewParts = 4;            // groups of rows for each thread, below which a cut is noticed
 constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw pieces would be larger is not cut
 struct Unit {
   int row, rows, kv_head;
@@ -34,7 +34,8 @@ Shape shape_of(const AttentionArgs& a, int threads) {
   const int group = a.heads / a.kv.kv_heads, padded = (a.kv.head_dim + 15) / 16 * 16;
   const int queries = kUnitFloats / padded < 48 ? kUnitFloats / padded : 48;
   int rows = queries / group > 1 ? queries / group : 1;
-  // Of a few large units, one would be cut between threads, and a part of it be handed over. Smaller ones divide evenly.
+  // Of a few large units, one would be cut between threads, and a part of it be handed over. Smaller ones divide
+  // evenly.
   const int least = (kMaxQueries + group - 1) / group, parts = (a.rows + rows - 1) / rows;
   if (parts * a.kv.kv_heads % threads != 0 && parts < threads * kFewParts) {
     const int even = (parts + threads - 1) / threads * threads, smaller = (a.rows + even - 1) / even;

@@ -23,8 +23,8 @@ void write_keys_bf16(int64_t dim, const float* k, uint16_t* keys) {
   }
 }
 
-// Values of one head: [8 pairs of positions][padded head_dim][2], from the pair on. Single halves are written: the other
-// thread may be at the position beside this one.
+// Values of one head: [8 pairs of positions][padded head_dim][2], from the pair on. Single halves are written: the
+// other thread may be at the position beside this one.
 void write_values_bf16(int64_t dim, const float* v, uint16_t* values) {
   for (int64_t d = 0; d < dim; d += kLanes, values += 2 * kLanes) {
     alignas(64) float part[kLanes];

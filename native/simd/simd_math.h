@@ -44,8 +44,7 @@ inline F32x16 tanh(F32x16 x) {
 inline F32x16 round_to_bf16(F32x16 x) {
   const I32x16 bits = float_to_bits(x);
   const I32x16 up = bits + I32x16::splat(0x7fff) + (shift_right<16>(bits) & I32x16::splat(1));
-  return select(equal(x, x), bits_to_float(up & I32x16::splat((int32_t)0xffff0000)),
-                F32x16::splat(__builtin_nanf("")));
+  return select(equal(x, x), bits_to_float(up & I32x16::splat((int32_t)0xffff0000)), F32x16::splat(__builtin_nanf("")));
 }
 
 }  // namespace legato::LEGATO_ISA
