@@ -166,7 +166,7 @@ template <int NQ, int NB = blocks_at_once(NQ)>
 template <int NQ>
 inline F32x16 largest_of(const F32x16 (&x)[16]) {
 #if defined(__AVX512F__)
-  if constexpr (NQ >= 6) return bits_to_float(fold_lanes<LargestFloat>((const I32x16(&)[16])x));
+  if constexpr (NQ >= 6) return fold_lanes<LargestFloat>(x);
 #endif
   alignas(64) float each[16] = {};
   for (int i = 0; i < NQ; ++i) each[i] = reduce_max(x[i]);
@@ -175,7 +175,7 @@ inline F32x16 largest_of(const F32x16 (&x)[16]) {
 template <int NQ>
 inline F32x16 totals_of(const F32x16 (&x)[16]) {
 #if defined(__AVX512F__)
-  if constexpr (NQ >= 6) return bits_to_float(fold_lanes<TotalFloat>((const I32x16(&)[16])x));
+  if constexpr (NQ >= 6) return fold_lanes<TotalFloat>(x);
 #endif
   alignas(64) float each[16] = {};
   for (int i = 0; i < NQ; ++i) each[i] = reduce_add(x[i]);

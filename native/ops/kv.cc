@@ -40,24 +40,11 @@ void write_pair_bf16(int64_t dim, const float* even, const float* odd, uint16_t*
   }
 }
 
-// All lines that a position's keys and values are in: stores wait for memory one after another, fetches do not.
-void fetch_bf16(const KvLayer& layer, int64_t slot) {
-  const int64_t bytes = layer.kv_heads * kv_head_bytes(KvType::BF16, layer.head_dim);
-  const int64_t padded = (layer.head_dim + 15) / 16 * 16, at = slot / kBlock * layer.block_stride;
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(layer.k + at + i, 1);
-  const uint8_t* pair = layer.v + at + slot % kBlock / 2 * (4 * padded);
-  for (int64_t h = 0; h < layer.kv_heads; ++h, pair += padded * 2 * kBlock) {
-    for (int64_t i = 0; i < 4 * padded; i += 64) __builtin_prefetch(pair + i, 1);
-  }
-}
-
 void write_bf16(const KvLayer& layer, const KvRows& x) {
   const int64_t dim = layer.head_dim, padded = (dim + 15) / 16 * 16, head_bytes = kv_head_bytes(KvType::BF16, dim);
   for (int64_t r = 0; r < x.rows; ++r) {
     const int64_t slot = x.slots[r], offset = slot % kBlock, at = slot / kBlock * layer.block_stride;
     const auto is_after = [&](int64_t row) { return row < x.rows && x.slots[row] == x.slots[row - 1] + 1; };
-    if (r == 0) fetch_bf16(layer, slot);
-    if (r + 1 < x.rows && x.slots[r + 1] / kBlock != slot / kBlock) fetch_bf16(layer, x.slots[r + 1]);
     const bool begins_pair = offset % 2 == 0 && is_after(r + 1), is_written = offset % 2 == 1 && r > 0 && is_after(r);
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const float *k = x.k + r * x.k_stride + h * dim, *v = x.v + r * x.v_stride + h * dim;

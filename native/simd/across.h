@@ -63,6 +63,14 @@ inline I32x16 fold_lanes(const I32x16 (&v)[16]) {
   return {_mm512_shuffle_i64x2(ordered, ordered, 0xd8)};
 }
 
+template <class Op>
+inline F32x16 fold_lanes(const F32x16 (&v)[16]) {
+  I32x16 bits[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) bits[i] = float_to_bits(v[i]);
+  return bits_to_float(fold_lanes<Op>(bits));
+}
+
 #elif defined(__AVX2__)
 
 template <class Op>
