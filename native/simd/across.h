@@ -41,12 +41,16 @@ struct TotalFloat {
   }
 };
 
-template <class Op>
-inline I32x16 fold_lanes(const I32x16 (&v)[16]) {
+inline __m512i bits_of(I32x16 x) { return x.v; }
+inline __m512i bits_of(F32x16 x) { return _mm512_castps_si512(x.v); }
+
+template <class Op, class Vector>
+inline __m512i fold_sixteen(const Vector (&v)[16]) {
   __m512i a[8], b[4], c[2];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {  // halves: v[i], v[i + 8]
-    a[i] = Op::fold(_mm512_shuffle_i64x2(v[i].v, v[i + 8].v, 0x44), _mm512_shuffle_i64x2(v[i].v, v[i + 8].v, 0xee));
+    a[i] = Op::fold(_mm512_shuffle_i64x2(bits_of(v[i]), bits_of(v[i + 8]), 0x44),
+                    _mm512_shuffle_i64x2(bits_of(v[i]), bits_of(v[i + 8]), 0xee));
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {  // quarters: v[i], v[i + 8], v[i + 4], v[i + 12]
@@ -60,15 +64,15 @@ inline I32x16 fold_lanes(const I32x16 (&v)[16]) {
   const __m512i last = Op::fold(_mm512_castps_si512(_mm512_shuffle_ps(first, second, 0x88)),
                                 _mm512_castps_si512(_mm512_shuffle_ps(first, second, 0xdd)));
   const __m512i ordered = _mm512_shuffle_epi32(last, (_MM_PERM_ENUM)0xd8);  // 0 2 1 3 -> 0 1 2 3 in each quarter
-  return {_mm512_shuffle_i64x2(ordered, ordered, 0xd8)};
+  return _mm512_shuffle_i64x2(ordered, ordered, 0xd8);
 }
-
+template <class Op>
+inline I32x16 fold_lanes(const I32x16 (&v)[16]) {
+  return {fold_sixteen<Op>(v)};
+}
 template <class Op>
 inline F32x16 fold_lanes(const F32x16 (&v)[16]) {
-  I32x16 bits[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) bits[i] = float_to_bits(v[i]);
-  return bits_to_float(fold_lanes<Op>(bits));
+  return {_mm512_castsi512_ps(fold_sixteen<Op>(v))};
 }
 
 #elif defined(__AVX2__)
