@@ -161,24 +161,14 @@ template <int NQ, int NB = blocks_at_once(NQ)>
   }
 }
 
-// The largest of each query's 16, and their sum, with the bits of reduce_max and reduce_add. Of many queries at once
-// it costs a third of the instructions.
-template <int NQ>
-inline F32x16 largest_of(const F32x16 (&x)[16]) {
+// Lane i: the largest of query i's 16, or their sum. Of many queries at once it costs a third of the instructions.
+template <class Op, int NQ>
+inline F32x16 folded(const F32x16 (&x)[16]) {
 #if defined(__AVX512F__)
-  if constexpr (NQ >= 6) return fold_lanes<LargestFloat>(x);
+  if constexpr (NQ >= 6) return fold_lanes<Op>(x);
 #endif
   alignas(64) float each[16] = {};
-  for (int i = 0; i < NQ; ++i) each[i] = reduce_max(x[i]);
-  return F32x16::load(each);
-}
-template <int NQ>
-inline F32x16 totals_of(const F32x16 (&x)[16]) {
-#if defined(__AVX512F__)
-  if constexpr (NQ >= 6) return fold_lanes<TotalFloat>(x);
-#endif
-  alignas(64) float each[16] = {};
-  for (int i = 0; i < NQ; ++i) each[i] = reduce_add(x[i]);
+  for (int i = 0; i < NQ; ++i) each[i] = Op::reduce(x[i]);
   return F32x16::load(each);
 }
 
@@ -190,7 +180,7 @@ inline void weigh_whole(const TileBlocks<BrainElement>& tile, const Narrow* q, i
   F32x16 each[16];
   for (int i = 0; i < 16; ++i) each[i] = F32x16::splat(-__builtin_inff());
   score_range_pairs<NQ>(tile, 0, kTileBlocks, q, pairs, scores, each);
-  maximum = largest_of<NQ>(each);
+  maximum = folded<LargestFloat, NQ>(each);
   alignas(64) float top[16];
   maximum.store(top);
   for (int i = 0; i < NQ; ++i) {
@@ -204,7 +194,7 @@ inline void weigh_whole(const TileBlocks<BrainElement>& tile, const Narrow* q, i
       each[i] = add_weights(each[i], first, second, (Narrow*)row + b * kBlock);
     }
   }
-  sum = totals_of<NQ>(each);
+  sum = folded<TotalFloat, NQ>(each);
 }
 
 // Dimensions [column, column + 16 ND) of the weighted values of NQ queries.

@@ -27,19 +27,26 @@ struct Total {
 #endif
 };
 
-#if defined(__AVX512F__)
-
-// Of floats, with the bits of reduce_max and reduce_add, whose order is that of this tree.
+// Of floats: each vector for itself, or sixteen in the same order and so with the same bits.
 struct LargestFloat {
+  static float reduce(F32x16 x) { return reduce_max(x); }
+#if defined(__AVX512F__)
   static __m512i fold(__m512i a, __m512i b) {
     return _mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
   }
+#endif
 };
+
 struct TotalFloat {
+  static float reduce(F32x16 x) { return reduce_add(x); }
+#if defined(__AVX512F__)
   static __m512i fold(__m512i a, __m512i b) {
     return _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
   }
+#endif
 };
+
+#if defined(__AVX512F__)
 
 inline __m512i bits_of(I32x16 x) { return x.v; }
 inline __m512i bits_of(F32x16 x) { return _mm512_castps_si512(x.v); }
