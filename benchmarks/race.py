@@ -84,7 +84,7 @@ class Race:
             for column in self.columns:
                 value = column.measure(engine, self.encode, index)
                 found.setdefault(column.key, []).append(value)
-                self.barriers.setdefault(runner.name, []).append(barrier_ns(2))
+                self.barriers.setdefault(runner.name, []).append(barrier_ns())
                 say(f"    {column.title}: {number(value)} {column.unit}")
             self.memory[runner.name] = engine.resident_bytes() / MIB
         except (LegatoError, OSError) as error:

@@ -59,12 +59,15 @@ Region::~Region() {
   if (mapping_) munmap(mapping_, mapped_);
 }
 
-void GrowingRegion::want(size_t bytes) {
-  bytes = std::min(bytes, size());
-  if (bytes > wanted_.load(std::memory_order_relaxed)) wanted_.store(bytes, std::memory_order_relaxed);
+void GrowingRegion::want(size_t used, size_t ahead) {
+  if (used_.load(std::memory_order_relaxed) < used || wanted_.load(std::memory_order_relaxed) == 0) {
+    used_.store(used, std::memory_order_relaxed);
+    wanted_.store(std::min(used + ahead, size()), std::memory_order_relaxed);
+  }
 }
 
 bool GrowingRegion::grow() {
+  resident_ = std::max(resident_, used_.load(std::memory_order_relaxed) / kHugePage * kHugePage);
   if (resident_ >= wanted_.load(std::memory_order_relaxed)) return false;
   populate(resident_, resident_ + kHugePage);
   resident_ += kHugePage;

@@ -29,16 +29,17 @@ class Region {
   size_t mapped_ = 0;
 };
 
-// A region that is used from its beginning on: what is wanted of it is made resident by whoever has time.
+// A region that is used from its beginning on: what follows is made resident, ahead of its use, by whoever has time.
 class GrowingRegion : public Region {
  public:
   explicit GrowingRegion(size_t bytes) : Region(bytes, Pages::Huge) {}
-  void want(size_t bytes);
-  // One large page more; false: there is what is wanted. One caller at a time, beside one of want().
+  // So much is used now, or about to be, and so much shall be ready behind it.
+  void want(size_t used, size_t ahead);
+  // One large page more; false: all that is wanted is there. One caller at a time, beside one of want().
   bool grow();
 
  private:
-  std::atomic<size_t> wanted_{0};
+  std::atomic<size_t> used_{0}, wanted_{0};
   size_t resident_ = 0;
 };
 

@@ -178,11 +178,12 @@ void Program::kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, c
   threads_.run([](int) {});  // wakes the thread that will find nothing else to do
 }
 
-// The first touch of a page costs a prompt's step a twentieth of its time. So the blocks that will probably be used
-// next (the pool gives away the first ones first) are made resident while nothing else is to be done.
+// The first touch of a large page takes a tenth of a millisecond, and more than four where a virtual machine's host has
+// to find the memory: as long as a step. So the blocks that will probably be used next (the pool gives away the first
+// ones first) are made resident by a thread that has nothing else to do.
 void Program::want_kv(int64_t blocks) {
-  constexpr int64_t kAhead = int64_t{16} << 20;
-  kv_memory_->want(static_cast<size_t>(blocks * kv_layers_[0].block_stride + kAhead));
+  constexpr size_t kAhead = size_t{16} << 20;
+  kv_memory_->want(static_cast<size_t>(blocks * kv_layers_[0].block_stride), kAhead);
 }
 
 // A pool's program may end meanwhile.

@@ -171,8 +171,9 @@ class Program {
   void divide_rows(RowSet& set) const;
   void choose_read_rows(Step& step) const;
   RowSet all_rows(const BatchView& batch) const;
-  void execute(Step& step, int thread);
-  void run_stages(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
+  void execute(Step& step, Threads::Member& member);
+  void run_stages(Step& step, const RowSet& set, size_t begin, size_t end, Threads::Member& member, Meter& meter);
+  void run_phase(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
   void run_rows(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter);
   void claim(const Stage&, const Part&) const;
   void run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter);

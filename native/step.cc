@@ -53,7 +53,7 @@ StepOutput Program::run(const BatchView& batch) {
   if (!kv_layers_.empty())
     want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
   copy_blocks(batch);
-  threads_.run([&](int thread) { execute(step, thread); });
+  threads_.run_phases([&](Threads::Member& member) { execute(step, member); });
   logit_row_count_ = step.logit_rows;
   return output;
 }
@@ -149,39 +149,44 @@ void Program::divide_rows(RowSet& set) const {
   set.parts = (set.count + set.part_rows - 1) / set.part_rows;
 }
 
-void Program::execute(Step& step, int thread) {
-  Meter meter(profiling_ && thread == 0);
+void Program::execute(Step& step, Threads::Member& member) {
+  Meter meter(profiling_ && member.thread() == 0);
   const size_t count = few_rows_.stages().size();
-  if (!step.gathers) return run_stages(step, step.all, 0, count, thread, meter);
+  if (!step.gathers) return run_stages(step, step.all, 0, count, member, meter);
   const size_t gather = static_cast<size_t>(gather_);
-  run_stages(step, step.all, 0, gather, thread, meter);
+  run_stages(step, step.all, 0, gather, member, meter);
   if (step.read.count == 0) return;
-  const size_t operation = few_rows_.stages()[gather].operation.index();
-  threads_.barrier(thread);
-  meter.charge(waited_[operation]);
-  if (thread == 0) move_up(step);
-  threads_.barrier(thread);
-  meter.charge(seconds_[operation]);
-  run_stages(step, step.read, gather + 1, count, thread, meter);
+  member.phase([&](int share) {
+    if (share == 0) move_up(step);
+  });
+  meter.charge(seconds_[few_rows_.stages()[gather].operation.index()]);
+  run_stages(step, step.read, gather + 1, count, member, meter);
 }
 
-void Program::run_stages(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter) {
+// A phase goes from one barrier to the next.
+void Program::run_stages(Step& step, const RowSet& set, size_t begin, size_t end, Threads::Member& member,
+                         Meter& meter) {
   const std::vector<Stage>& stages = this->stages(set);
-  size_t previous = begin;
   for (size_t i = begin, next; i < end; i = next) {
-    if (stages[i].barrier) {
-      threads_.barrier(thread);
-      meter.charge(waited_[stages[previous].operation.index()]);
-    }
+    next = i + 1;
+    while (next < end && !stages[next].barrier) ++next;
+    member.phase([&](int share) { run_phase(step, set, i, next, share, meter); });
+    meter.charge(waited_[stages[next - 1].operation.index()]);
+  }
+}
+
+// One share of it.
+void Program::run_phase(Step& step, const RowSet& set, size_t begin, size_t end, int thread, Meter& meter) {
+  const std::vector<Stage>& stages = this->stages(set);
+  for (size_t i = begin, next; i < end; i = next) {
     next = i + 1;
     if (stages[i].by_rows) {
-      while (next < end && stages[next].by_rows && !stages[next].barrier) ++next;
+      while (next < end && stages[next].by_rows) ++next;
       run_rows(step, set, i, next, thread, meter);
     } else {
       const int64_t own = set.repeats ? thread * set.count : 0;
       run_stage(step, stages[i], {set, {0, set.count}, 0, thread, threads_.count(), step.first_turn + i, own}, meter);
     }
-    previous = next - 1;
   }
 }
 

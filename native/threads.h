@@ -1,4 +1,4 @@
-// A persistent team of threads that run one function together, with barriers inside it.
+// A persistent team of threads that run one function together, phase by phase.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -10,11 +10,11 @@ namespace legato {
 
 class Threads {
  public:
-  // Work for moments without any, done piece by piece; false: nothing is left.
+  // Work for moments without any other, done piece by piece; false: nothing is left.
   using Idle = std::function<bool()>;
 
-  // `count` includes the caller of run(): one thread starts none. Before one of the others goes to sleep, it does what
-  // `idle` has to do; a job that comes waits for the piece at hand.
+  // `count` includes the caller of run(): one thread starts none. One of the others does a piece of `idle` after each
+  // job, and all of it before it goes to sleep.
   explicit Threads(int count, Idle idle = {});
   ~Threads();
   Threads(const Threads&) = delete;
@@ -22,35 +22,77 @@ class Threads {
 
   int count() const { return count_; }
 
-  // Calls work(thread) on every thread at once, on the caller as thread 0, and returns when all have finished.
+  // A thread of the team while it is at a job.
+  class Member {
+   public:
+    // Calls work(share) once for each share in [0, count), and returns when all are done; what was written before is
+    // seen by all after. Every member of a job comes to the same phases. A thread has the share of its number; where
+    // the system keeps one from coming, another does its share: who computes must not change what is computed.
+    template <class Work>
+    void phase(const Work& work) {
+      ++phase_;
+      do_share(thread_, work);
+      while (!team_.await_others(*this)) {
+        for (int share = 0; share < team_.count_; ++share) does_all_ |= do_share(share, work);
+      }
+    }
+    int thread() const { return thread_; }
+
+   private:
+    friend class Threads;
+    Member(Threads& team, int thread, uint32_t phase) : team_(team), thread_(thread), phase_(phase) {}
+
+    template <class Work>
+    bool do_share(int share, const Work& work) {
+      if (!team_.take(share, phase_)) return false;
+      work(share);
+      team_.arrive(phase_);
+      return true;
+    }
+
+    Threads& team_;
+    const int thread_;
+    uint32_t phase_;         // the number of the last one it began, of all that the team ever had
+    bool does_all_ = false;  // somebody did not come to the last phase
+  };
+
+  // Calls work(member) on every thread that comes in time, on the caller at once, and returns when all have left it.
   // `work` must not throw. Not reentrant.
   template <class Work>
-  void run(const Work& work) {
-    start([](const void* context, int thread) { (*static_cast<const Work*>(context))(thread); }, &work);
+  void run_phases(const Work& work) {
+    start([](const void* context, Member& member) { (*static_cast<const Work*>(context))(member); }, &work);
   }
 
-  // Inside run(), called with the thread's number: waits until every thread is here. What was written before is seen
-  // by all after.
-  void barrier(int thread);
+  // A job of one phase.
+  template <class Work>
+  void run(const Work& work) {
+    run_phases([&](Member& member) { member.phase(work); });
+  }
 
  private:
-  using Entry = void (*)(const void* context, int thread);
+  using Entry = void (*)(const void* context, Member& member);
   void start(Entry entry, const void* context);
   void serve(int thread);
+  bool await_job(int thread);
+  bool await_others(Member& member);
+  bool take(int share, uint32_t phase);
+  void arrive(uint32_t phase);
   void note_place(int thread);
   void take_place(int thread);
 
   struct alignas(64) Place {
-    uint32_t target = 0;            // what arrived_ is when everybody has come to the thread's next barrier
-    uint32_t job = 0;               // that the thread began last
-    std::atomic<uint64_t> seat{0};  // job << 32 | the processor it was last seen on
+    std::atomic<uint32_t> taken{0};  // the last phase in which somebody took the share of this number
+    uint32_t job = 0;                // that the thread came to last
+    std::atomic<uint64_t> seat{0};   // job << 32 | the processor it was last seen on
   };
 
-  // Each has a cache line of its own: waiting threads read theirs all the time. Both count modulo 2^32.
-  alignas(64) std::atomic<uint32_t> arrived_{0};  // at barriers, by all threads, ever
-  alignas(64) std::atomic<uint32_t> job_{0};
-  alignas(64) Entry entry_ = nullptr;  // null asks the threads to end
+  // Each has a cache line of its own: waiting threads read theirs all the time. All count modulo 2^32.
+  alignas(64) std::atomic<uint32_t> done_{0};    // shares of all phases ever
+  alignas(64) std::atomic<uint32_t> job_{0};     // odd while there is one
+  alignas(64) std::atomic<uint32_t> inside_{0};  // threads besides the caller that may be at it
+  alignas(64) Entry entry_ = nullptr;            // null asks the threads to end
   const void* context_ = nullptr;
+  uint32_t phases_ = 0;  // of the jobs before
   const int count_;
   const bool has_room_;  // a processor for each, and more than one of them
   const Idle idle_;

@@ -8,13 +8,15 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cmath>
 #include <stdexcept>
+#include <thread>
 #include <tuple>
 
 #include "../cpu/dispatch.h"
 #include "../program.h"
-#include "../threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -173,20 +175,34 @@ nb::tuple redraw(Program& program, nb::handle batch, const IntVector& rows) {
   return result(program.redraw(batch_view(batch), wanted));
 }
 
-// What two threads of a team take to meet, on the average: twice the way of a cache line between two processors. It
-// is short where they share a cache.
-double barrier_ns(int threads) {
-  constexpr int kMeetings = 20000;
-  nb::gil_scoped_release release;
-  Threads team(threads);
-  const auto meet = [&] {
-    const auto began = std::chrono::steady_clock::now();
-    team.run([&](int thread) {
-      for (int i = 0; i < kMeetings; ++i) team.barrier(thread);
-    });
-    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - began).count() / kMeetings;
+// What two threads take to meet, on the average: twice the way of a cache line between two processors. It is short
+// where they share a cache.
+double barrier_ns() {
+  constexpr uint32_t kMeetings = 2000, kTimes = 50;
+  alignas(64) std::atomic<uint32_t> ours{0};
+  alignas(64) std::atomic<uint32_t> theirs{0};
+  const auto meet = [](std::atomic<uint32_t>& mine, const std::atomic<uint32_t>& other) {
+    for (uint32_t i = 0; i < kMeetings; ++i) {
+      const uint32_t now = mine.load(std::memory_order_relaxed) + 1;
+      mine.store(now, std::memory_order_release);
+      for (int spins = 1; other.load(std::memory_order_acquire) < now; ++spins) {
+        if (spins % 10000 == 0) std::this_thread::yield();
+      }
+    }
   };
-  return std::min({meet(), meet(), meet()});  // another program's turn lengthens one
+  nb::gil_scoped_release release;
+  std::thread other([&] {
+    for (uint32_t time = 0; time < kTimes; ++time) meet(theirs, ours);
+  });
+  double least = INFINITY;  // another program's turn lengthens one
+  for (uint32_t time = 0; time < kTimes; ++time) {
+    const auto began = std::chrono::steady_clock::now();
+    meet(ours, theirs);
+    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - began;
+    least = std::min(least, took.count() / kMeetings);
+  }
+  other.join();
+  return least;
 }
 
 int add_matrix(Program& program, const std::string& format, int64_t rows, int64_t columns, nb::handle data) {
@@ -321,7 +337,7 @@ NB_MODULE(_native, m) {
   for (const std::string& name : format_names()) formats.append(nb::cast(name));
   m.attr("FORMATS") = nb::tuple(formats);
   m.def("supported_isas", &supported_isas);
-  m.def("barrier_ns", &barrier_ns, "threads"_a);
+  m.def("barrier_ns", &barrier_ns);
   bind_packed(m);
   nb::class_<Program> program(m, "Program");
   bind_data(program);

@@ -1,9 +1,11 @@
-// The team of threads: everyone runs, barriers order memory, sizes change nothing. And the plan's barriers.
+// The team of threads: every share is done once, phases order memory, sizes change nothing. And the plan's barriers.
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../plan.h"
@@ -21,23 +23,24 @@ void check(bool ok, const std::string& what) {
   std::printf("FAILED: %s\n", what.c_str());
 }
 
-// Each thread writes its cell, then reads its neighbour's: only a barrier makes that right.
-void test_barriers(int count, int rounds) {
+// Each share counts in its cell, then reads its neighbour's: only the end of a phase makes that right.
+void test_phases(int count, int rounds) {
   Threads threads(count);
   std::vector<int> cells(static_cast<size_t>(count) * 16, 0);
   std::vector<int> wrong(static_cast<size_t>(count) * 16, 0);
   for (int step = 0; step < 3; ++step) {
-    threads.run([&](int thread) {
+    threads.run_phases([&](Threads::Member& member) {
       for (int round = 1; round <= rounds; ++round) {
-        cells[static_cast<size_t>(thread) * 16] = round;
-        threads.barrier(thread);
-        const int neighbour = (thread + 1) % count;
-        wrong[static_cast<size_t>(thread) * 16] += cells[static_cast<size_t>(neighbour) * 16] != round;
-        threads.barrier(thread);
+        member.phase([&](int share) { ++cells[static_cast<size_t>(share) * 16]; });
+        member.phase([&](int share) {
+          const int neighbour = (share + 1) % count;
+          wrong[static_cast<size_t>(share) * 16] += cells[static_cast<size_t>(neighbour) * 16] != step * rounds + round;
+        });
       }
     });
   }
-  for (const int errors : wrong) check(errors == 0, std::to_string(count) + " threads: a barrier let one through");
+  for (const int errors : wrong)
+    check(errors == 0, std::to_string(count) + " threads: a phase began before the last was over");
 }
 
 // Every piece of every stage is taken once, whether there are barriers between the stages or not.
@@ -46,12 +49,17 @@ void test_turns(int count, bool together) {
   Threads threads(count);
   Turns turns(count);
   std::vector<std::atomic<int>> taken(kStages * 16);
-  threads.run([&](int thread) {
-    for (uint64_t stage = 0; stage < kStages; ++stage) {
-      if (together) threads.barrier(thread);
-      const int64_t pieces = static_cast<int64_t>(stage % 16);  // fewer than threads, too
-      turns.take(1 + stage, pieces, thread, [&](int64_t piece) { ++taken[stage * 16 + static_cast<uint64_t>(piece)]; });
+  const auto take = [&](uint64_t stage, int share) {
+    const int64_t pieces = static_cast<int64_t>(stage % 16);  // fewer than threads, too
+    turns.take(1 + stage, pieces, share, [&](int64_t piece) { ++taken[stage * 16 + static_cast<uint64_t>(piece)]; });
+  };
+  threads.run_phases([&](Threads::Member& member) {
+    for (uint64_t stage = 0; together && stage < kStages; ++stage) {
+      member.phase([&](int share) { take(stage, share); });
     }
+    member.phase([&](int share) {
+      for (uint64_t stage = 0; !together && stage < kStages; ++stage) take(stage, share);
+    });
   });
   int wrong = 0;
   for (size_t i = 0; i < taken.size(); ++i) wrong += taken[i] != (i % 16 < i / 16 % 16 ? 1 : 0);
@@ -79,6 +87,44 @@ void test_idle(int count) {
   check(done.load() == 80, std::to_string(count) + " threads: idle work was not done once");
 }
 
+void work_for(std::chrono::microseconds time) {
+  const auto end = std::chrono::steady_clock::now() + time;
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+// Whom the system keeps from coming, nobody waits for: the others do what he should have done, and he joins them later.
+void test_absence(int count) {
+  constexpr int kJobs = 60, kPhases = 40;
+  std::atomic<bool> is_kept{false};
+  std::atomic<int> kept{0};
+  Threads threads(count, [&] {
+    kept += is_kept.load();
+    while (is_kept.load()) std::this_thread::yield();
+    return false;
+  });
+  std::vector<std::atomic<int>> done(static_cast<size_t>(kPhases * count));
+  std::atomic<int> wrong{0};
+  for (int job = 0; job < kJobs; ++job) {
+    is_kept = job % 2 == 0;
+    for (std::atomic<int>& times : done) times = 0;
+    const int comes_back = job % 3 == 0 ? kPhases : job % kPhases;  // perhaps not before the end
+    threads.run_phases([&](Threads::Member& member) {
+      for (int phase = 0; phase < kPhases; ++phase) {
+        member.phase([&](int share) {
+          if (phase == comes_back) is_kept = false;
+          ++done[static_cast<size_t>(phase * count + share)];
+        });
+        for (int share = 0; share < count; ++share) wrong += done[static_cast<size_t>(phase * count + share)] != 1;
+      }
+    });
+    is_kept = false;
+    work_for(std::chrono::microseconds(job % 4 * 50));
+  }
+  check(wrong.load() == 0, std::to_string(count) + " threads: a share was not done exactly once");
+  check(kept.load() > 0, "nobody was kept from a job");
+}
+
 // However they met on one processor, the next job finds them on two.
 void test_apart() {
   cpu_set_t all;
@@ -96,8 +142,11 @@ void test_apart() {
       sched_setaffinity(0, sizeof one, &one);
       sched_setaffinity(0, sizeof all, &all);
     });
-    int processors[2];
-    threads.run([&](int thread) { processors[thread] = sched_getcpu(); });
+    int processors[2] = {-1, -1};
+    threads.run_phases([&](Threads::Member& member) {
+      member.phase([](int) { work_for(std::chrono::microseconds(500)); });  // long enough for both to come
+      processors[member.thread()] = sched_getcpu();
+    });
     ++(processors[0] == processors[1] ? together : apart);
   }
   check(apart > 90, "threads stayed on one processor in " + std::to_string(together) + " of 100 jobs");
@@ -163,9 +212,12 @@ void test_plan() {
 
 int main() {
   for (const int count : {1, 2, 3, 5}) {
-    test_barriers(count, count <= 2 ? 2000 : 200);
+    test_phases(count, count <= 2 ? 2000 : 200);
     test_run(count);
-    if (count > 1) test_idle(count);
+    if (count > 1) {
+      test_idle(count);
+      test_absence(count);
+    }
     test_turns(count, true);
     test_turns(count, false);
   }

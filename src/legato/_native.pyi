@@ -18,8 +18,8 @@ FORMATS: tuple[str, ...]
 def supported_isas() -> list[str]:
     """Instruction sets this CPU has, worst first, of: scalar avx2 avx512 avx512_vnni avx512_bf16."""
 
-def barrier_ns(threads: int) -> float:
-    """What threads of a team take to meet: some 35 where their processors share a cache, 170 where not.
+def barrier_ns() -> float:
+    """What two threads take to meet: some 35 where their processors share a cache, 170 where not.
     Virtual machines are moved between the two while they run."""
 
 def checksum(data: Any) -> int:

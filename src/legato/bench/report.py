@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "processors": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
-        "barrier_ns": round(barrier_ns(2)),
+        "barrier_ns": round(barrier_ns()),
         "python": platform.python_version(),
         "legato": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
