@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace legato {
@@ -141,9 +142,14 @@ bool Threads::await_others(Member& member) {
     if (is_over(done_.load(std::memory_order_acquire))) return true;
     pause();
   }
-  if (!member.does_all_) sched_yield();  // it may be waiting for this very processor
-  for (const Place& place : places_) {
-    if (!has_reached(place.taken.load(std::memory_order_relaxed), member.phase_)) return false;
+  const auto all_taken = [&] {
+    return std::all_of(places_.begin(), places_.end(), [&](const Place& place) {
+      return has_reached(place.taken.load(std::memory_order_relaxed), member.phase_);
+    });
+  };
+  if (!all_taken()) {
+    if (!member.does_all_) sched_yield();  // it may be waiting for this very processor
+    if (!all_taken()) return false;
   }
   if (is_over(done_.load(std::memory_order_acquire))) return true;
   member.does_all_ = false;
