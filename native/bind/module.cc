@@ -179,25 +179,23 @@ nb::tuple redraw(Program& program, nb::handle batch, const IntVector& rows) {
 // where they share a cache.
 double barrier_ns() {
   constexpr uint32_t kMeetings = 2000, kTimes = 50;
-  alignas(64) std::atomic<uint32_t> ours{0};
-  alignas(64) std::atomic<uint32_t> theirs{0};
-  const auto meet = [](std::atomic<uint32_t>& mine, const std::atomic<uint32_t>& other) {
-    for (uint32_t i = 0; i < kMeetings; ++i) {
-      const uint32_t now = mine.load(std::memory_order_relaxed) + 1;
-      mine.store(now, std::memory_order_release);
-      for (int spins = 1; other.load(std::memory_order_acquire) < now; ++spins) {
+  std::atomic<uint32_t> arrived{0};
+  const auto meet = [&](uint32_t time) {
+    for (uint32_t i = time * kMeetings; i < (time + 1) * kMeetings; ++i) {
+      arrived.fetch_add(1);
+      for (int spins = 1; arrived.load(std::memory_order_acquire) < 2 * (i + 1); ++spins) {
         if (spins % 10000 == 0) std::this_thread::yield();
       }
     }
   };
   nb::gil_scoped_release release;
   std::thread other([&] {
-    for (uint32_t time = 0; time < kTimes; ++time) meet(theirs, ours);
+    for (uint32_t time = 0; time < kTimes; ++time) meet(time);
   });
   double least = INFINITY;  // another program's turn lengthens one
   for (uint32_t time = 0; time < kTimes; ++time) {
     const auto began = std::chrono::steady_clock::now();
-    meet(ours, theirs);
+    meet(time);
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - began;
     least = std::min(least, took.count() / kMeetings);
   }
