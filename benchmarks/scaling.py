@@ -129,7 +129,7 @@ def main() -> int:
             except (LegatoError, OSError) as error:
                 content["absent"][f"{name}: {runner.name}"] = str(error)
                 say(f"without {runner.name}: {error}")
-    write_json(arguments.json, {"model": files.path.name} | content)
+            write_json(arguments.json, {"model": files.path.name} | content)  # it may be cut short
     scaling_report.publish([Path(arguments.json)], Path(arguments.plots))
     return 0
 
