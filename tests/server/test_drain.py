@@ -68,7 +68,7 @@ def test_a_term_drains(server: RunningServer) -> None:
 
 
 def test_a_second_term_stops(server: RunningServer) -> None:
-    reader = Reader(server.url)
+    reader = Reader(server.url, max_tokens=1900)
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert server.process.poll() is None
@@ -83,7 +83,7 @@ def test_what_takes_too_long_is_cut_off(model_path: Path) -> None:
     """--drain-timeout 1: the stream ends with an error, the server with 0."""
     server = start_server(str(model_path), *SETTINGS, "--drain-timeout", "1")
     try:
-        reader = Reader(server.url, max_tokens=1900)
+        reader = Reader(server.url, max_tokens=1900, n=16)  # for longer than that, on any machine
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
