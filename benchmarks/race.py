@@ -46,6 +46,7 @@ class Race:
     columns: list[Column]
     figures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)  # MiB after the loads
+    starts: dict[str, tuple[float, int]] = field(default_factory=dict)  # as Stable measures them
     absent: dict[str, str] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)  # processors busy otherwise, by round
     barriers: dict[str, list[float]] = field(default_factory=dict)  # ns, after each column
@@ -81,6 +82,7 @@ class Race:
         found = self.figures.setdefault(runner.name, {})
         try:
             engine = stable.ready(runner)
+            self.starts = stable.starts
             for column in self.columns:
                 value = column.measure(engine, self.encode, index)
                 found.setdefault(column.key, []).append(value)
@@ -110,6 +112,10 @@ class Race:
                 for name, found in self.figures.items()
             },
             "memory_mib": self.memory,
+            "starts": {
+                name: {"first_token_s": seconds, "memory_mib": held / MIB}
+                for name, (seconds, held) in self.starts.items()
+            },
             "absent": self.absent,
             "noise": self.noise,
             "barriers": self.barriers,
@@ -140,6 +146,8 @@ def main() -> int:
     except LegatoError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    for name, (seconds, held) in race.starts.items():
+        say(f"{name}: first token {number(seconds)} s after its start, {number(held / MIB)} MiB")
     content["quality"] = quality or {}
     write_json(arguments.json, content | race.as_json())
     race_report.publish([Path(arguments.json)], Path(arguments.plots))
