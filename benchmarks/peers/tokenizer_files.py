@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from legato.gguf_file import read_metadata
+from legato.text.gguf_byte_level import byte_level_encoder
+from legato.text.gguf_keys import Keys, token_types
 from legato.text.tokenizer import Tokenizer, load_tokenizer
+from peers.library_sentencepiece import library_sentencepiece
 
 BYTE_LEVEL: dict[str, Any] = {
     "type": "ByteLevel",
@@ -33,11 +36,17 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     """Raises ModelError if the file's tokenizer is not known."""
     metadata = read_metadata(source)
     tokenizer = load_tokenizer(source)
-    content = json.loads(tokenizer._backend.to_str())
+    names: list[str] = list(metadata["tokenizer.ggml.tokens"])
     byte_level = metadata["tokenizer.ggml.model"] == "gpt2"
+    if byte_level:
+        keys = Keys(source, metadata)
+        encoder, _ = byte_level_encoder(keys, names, token_types(keys, len(names)))
+        backend = encoder.backend
+    else:
+        backend = library_sentencepiece(metadata)
+    content = json.loads(backend.to_str())
     content["decoder"] = BYTE_LEVEL if byte_level else SENTENCEPIECE
     content["post_processor"] = _beginning(tokenizer)
-    names: list[str] = metadata["tokenizer.ggml.tokens"]
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

@@ -17,30 +17,13 @@
 
 #include "../cpu/dispatch.h"
 #include "../program.h"
+#include "buffer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace legato {
 namespace {
-
-// Any object with a C-contiguous buffer, held for the time of a call.
-class Bytes {
- public:
-  Bytes(const char* name, nb::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_SIMPLE) != 0) {
-      PyErr_Clear();
-      throw std::invalid_argument(std::string(name) + ": not a C-contiguous buffer");
-    }
-  }
-  Bytes(Bytes&& other) noexcept : buffer_(other.buffer_) { other.buffer_.obj = nullptr; }
-  ~Bytes() { PyBuffer_Release(&buffer_); }
-  const uint8_t* data() const { return static_cast<const uint8_t*>(buffer_.buf); }
-  size_t size() const { return static_cast<size_t>(buffer_.len); }
-
- private:
-  Py_buffer buffer_{};
-};
 
 // A field of a batch dataclass. The array stays referenced by the Python object for the time of a call.
 template <class T, size_t Dimensions>

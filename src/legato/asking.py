@@ -68,10 +68,12 @@ def _naming_answer(prompt: Prompt, seam: int, header_ids: list[int]) -> Prompt:
 
 def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
     """What the engine must know of the vocabulary to constrain tokens."""
-    return Spellings.of(
-        tokenizer.all_bytes(info.vocab_size),
-        tokenizer.special_ids,
-        info.known({*info.eos_token_ids, *tokenizer.eos_token_ids}),
+    data, ends = tokenizer.spell_all(info.vocab_size)
+    return Spellings(
+        data=data,
+        ends=ends,
+        special_ids=sorted(tokenizer.special_ids),
+        eos_ids=list(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
     )
 
 

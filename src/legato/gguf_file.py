@@ -2,7 +2,7 @@
 
 A leaf that both ``text`` (tokenizer, chat template) and ``weights`` (tensors) read through. The ``gguf``
 package's reader takes seconds on large vocabularies because it makes an array for each string; this one
-reads Gemma's 262,144 tokens in about 0.1 s. Every length in the file is checked against the file's size
+only finds where Gemma's 262,144 tokens are. Every length in the file is checked against the file's size
 before it is used, so a truncated or corrupt file is a ``ModelError`` that names file and key.
 
     header: "GGUF" version tensor_count metadata_count | metadata | tensor infos | padding | tensor data
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, overload
 
 from legato.errors import ModelError, UnsupportedModelError
 
@@ -54,9 +56,49 @@ class TensorInfo:
     nbytes: int
 
 
+class Strings(Sequence[str]):
+    """An array of strings, each of which is read when it is asked for: making all of Gemma's takes five
+    times as long as finding them. One that is not UTF-8 raises ``ModelError``."""
+
+    def __init__(self, where: str, data: memoryview, starts: array[int], ends: array[int]) -> None:
+        """``where``: file and key; ``starts``, ``ends``: uint64, places in ``data``."""
+        self._where = where
+        self.data = data
+        self.starts = starts
+        self.ends = ends
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        try:
+            return str(self.data[self.starts[index] : self.ends[index]], "utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self._where}: string {index} is not UTF-8: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        data = self.data
+        try:
+            for start, end in zip(self.starts, self.ends, strict=True):
+                yield str(data[start:end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self._where}: a string is not UTF-8: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class GGUFFile:
-    """An open GGUF file. Strings are ``str``, arrays are lists."""
+    """An open GGUF file. Strings are ``str``, arrays of them ``Strings``, other arrays lists."""
 
     path: Path
     metadata: dict[str, Any]
@@ -71,18 +113,14 @@ class GGUFFile:
         return self.data[info.offset : info.offset + info.nbytes]
 
 
-def read_gguf(path: Path, *, with_vocabulary: bool = True) -> GGUFFile:
-    """Map the file and read everything but the tensors' data. Raises ``ModelError``.
-
-    Without the vocabulary, arrays of strings have their length, but all their strings are empty:
-    making Gemma's takes five times as long as stepping over them, and weights do not need them.
-    """
+def read_gguf(path: Path) -> GGUFFile:
+    """Map the file and read everything but the tensors' data. Raises ``ModelError``."""
     try:
         with open(path, "rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: the file is empty
         raise ModelError(f"{path}: cannot be read as a GGUF file: {error}") from error
-    cursor = _Cursor(path, data, with_vocabulary)
+    cursor = _Cursor(path, data)
     tensor_count, metadata_count = _header(cursor)
     metadata = _metadata(cursor, metadata_count)
     return GGUFFile(path, metadata, _tensors(cursor, tensor_count, metadata), data)
@@ -96,9 +134,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 class _Cursor:
     """A position in the file. ``key`` says what is being read, for messages."""
 
-    def __init__(self, path: Path, data: memoryview, with_vocabulary: bool = True) -> None:
+    def __init__(self, path: Path, data: memoryview) -> None:
         self.path = path
-        self.with_vocabulary = with_vocabulary
         self.data = data
         self.position = 0
         self.key = "header"
@@ -128,40 +165,24 @@ class _Cursor:
         except UnicodeDecodeError as error:
             self.fail(f"a string is not UTF-8: {error}")
 
-    def strings(self, count: int) -> list[str]:
-        """Many strings at once: the hot loop of loading a vocabulary."""
+    def strings(self, count: int) -> Strings:
+        """Many strings at once: the hot loop of reading a vocabulary."""
         self.need(8 * count)
-        data, position, end = self.data, self.position, len(self.data)
-        length_at = struct.Struct("<Q").unpack_from
-        values: list[str] = []
-        if not self.with_vocabulary:
-            self.skip_strings(count)
-            return [""] * count
-        try:
-            for _ in range(count):
-                start = position + 8
-                position = start + length_at(data, position)[0]
-                if position > end:
-                    self.fail(f"truncated or corrupt: string {len(values)} passes the file's end")
-                values.append(str(data[start:position], "utf-8"))
-        except UnicodeDecodeError as error:
-            self.fail(f"string {len(values)} is not UTF-8: {error}")
-        except struct.error:
-            self.fail(f"truncated or corrupt: the file ends at string {len(values)}")
-        self.position = position
-        return values
-
-    def skip_strings(self, count: int) -> None:
         data, position = self.data, self.position
         length_at = struct.Struct("<Q").unpack_from
+        ends = array("Q", bytes(8 * count))
         try:
-            for _ in range(count):
+            for index in range(count):
                 position += 8 + length_at(data, position)[0]
+                ends[index] = position
         except (struct.error, OverflowError):
             self.fail("truncated or corrupt: a string passes the file's end")
         if position > len(data):
             self.fail("truncated or corrupt: the last string passes the file's end")
+        starts = array("Q", [self.position + 8])
+        starts.extend(end + 8 for end in ends[:-1])
         self.position = position
+        return Strings(f"{self.path}: {self.key}", data, starts[:count], ends)
 
     def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
@@ -173,7 +194,7 @@ class _Cursor:
             self.fail(f"unknown value type {kind}")
         return self.scalar(code)
 
-    def array(self, depth: int) -> list[Any]:
+    def array(self, depth: int) -> Sequence[Any]:
         if depth == MAX_NESTING:
             self.fail(f"arrays nested more than {MAX_NESTING} deep")
         kind, count = self.scalar("I"), self.scalar("Q")

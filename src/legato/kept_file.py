@@ -1,8 +1,8 @@
-"""Files that keep what loading a model computed, so that the next start reads it instead.
+"""Files that keep what was computed, so that the next start reads it instead.
 
     magic | length and checksum of the header | header (JSON) | zeros up to a multiple of 4096 | payload
 
-A leaf that both ``weights`` (packed matrices) and ``text`` (merges) use. The header's ``key`` says what
+A leaf that both ``weights`` (packed matrices) and ``cache`` (blocks) use. The header's ``key`` says what
 the payload was made from; a file with another key, or a damaged one, counts as absent and is written
 anew. Files are replaced whole, so that several processes may start at once.
 """

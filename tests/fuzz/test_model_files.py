@@ -70,7 +70,7 @@ def test_the_real_header_damaged(tmp_path: Path) -> None:
     with open(real, "rb") as file:
         size = real.stat().st_size
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    first = min(info.offset for info in read_gguf(real, with_vocabulary=False).tensors.values())
+    first = min(info.offset for info in read_gguf(real).tensors.values())
     header = data[:first]
     copy = tmp_path / "real.gguf"
     with open(copy, "wb") as file:
@@ -89,7 +89,7 @@ def _refused(path: Path, header: bytes, place: int, value: int) -> bool:
         file.seek(place)
         file.write(struct.pack("<Q", value))
     try:
-        read_gguf(path, with_vocabulary=False)
+        read_gguf(path)
         return False
     except ModelError as error:
         assert str(error).startswith(f"{path}: ")

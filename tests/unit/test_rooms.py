@@ -47,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine_process": LEAVES
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
     | {"persistence", "wire"},
-    "text": LEAVES | {"request", "gguf_file", "kept_file"},
+    "_sentencepiece": set(),
+    "text": LEAVES | {"request", "gguf_file", "_sentencepiece"},
     "asking": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},
     "answer": LEAVES | {"request", "text", "drafting"},
     "flags": set(),

@@ -6,7 +6,7 @@ Without numpy, which the server's process does not need for anything else.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -22,7 +22,7 @@ class Spellings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, tokens: list[bytes], special_ids: Iterable[int], eos_ids: Iterable[int]
+        cls, tokens: Sequence[bytes], special_ids: Iterable[int], eos_ids: Iterable[int]
     ) -> Spellings:
         return cls(
             data=b"".join(tokens),

@@ -6,6 +6,7 @@ all it is told.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -28,7 +29,7 @@ class TokenTable:
         self.special_ids = frozenset(spellings.special_ids)
         self.eos_ids = list(spellings.eos_ids)
         self._data = spellings.data
-        self._ends: list[int] = np.frombuffer(spellings.ends, np.int32).tolist()
+        self._ends = array("i", spellings.ends)
 
     @classmethod
     def of(
@@ -57,27 +58,25 @@ class TokenTable:
         self.extending(b" ")
 
     @cached_property
-    def _order(self) -> list[int]:
+    def _order(self) -> array[int]:
         """Ids of the tokens that spell something, sorted by their bytes."""
         spelled = (id for id in range(self.size) if id not in self.special_ids and self.token(id))
-        return sorted(spelled, key=self.token)
-
-    @cached_property
-    def _ordered(self) -> I32:
-        return np.array(self._order, np.int32)
+        return array("i", sorted(spelled, key=self.token))
 
     def extending(self, start: bytes) -> I32:
         """Ids of the tokens whose bytes begin with ``start``, which is not empty."""
         low = bisect_left(self._order, start, key=self.token)
-        return self._ordered[low : bisect_left(self._order, _after(start), low, key=self.token)]
+        high = bisect_left(self._order, _after(start), low, key=self.token)
+        return np.frombuffer(self._order, np.int32)[low:high]
 
     def equal(self, text: bytes) -> list[int]:
         """Ids of the tokens that spell exactly ``text``."""
         found: list[int] = []
-        for id in self._order[bisect_left(self._order, text, key=self.token) :]:
-            if self.token(id) != text:
+        order = self._order
+        for place in range(bisect_left(order, text, key=self.token), len(order)):
+            if self.token(order[place]) != text:
                 break
-            found.append(id)
+            found.append(order[place])
         return found
 
     def longest(self, text: bytes) -> int | None:

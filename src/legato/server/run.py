@@ -170,7 +170,7 @@ async def _load(
     files = await asyncio.to_thread(hub.resolve, config.model)
     say(f"loading {files.name} from {files.path}")
     _, service, (tokenizer, template) = await asyncio.gather(  # one failure is told, not three
-        engine.start(), _named(building, files), _text_side(building, files, config.load_cache)
+        engine.start(), _named(building, files), _text_side(building, files)
     )
     service.tokenizer, service.template = tokenizer, template
     gc.freeze()  # no later collection need walk through vocabulary and modules
@@ -199,7 +199,7 @@ async def _named(
 
 
 async def _text_side(
-    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles, load_cache: str
+    building: asyncio.Task[tuple[Service, uvicorn.Server]], files: ModelFiles
 ) -> tuple[Tokenizer, ChatTemplate | None]:
     """After the imports: threads that share Python's lock would only slow each other down."""
     service, _ = await asyncio.shield(building)
@@ -212,7 +212,7 @@ async def _text_side(
     def load() -> tuple[Tokenizer, ChatTemplate | None]:
         metadata = read_metadata(files.path) if files.path.is_file() else None
         template = load_chat_template(files.path, override, metadata)
-        return load_tokenizer(files.path, load_cache, metadata), template
+        return load_tokenizer(files.path, metadata), template
 
     return await asyncio.to_thread(load)
 

@@ -16,6 +16,8 @@ from typing import Any
 import tokenizers
 
 from legato.errors import ModelError, UnsupportedModelError
+from legato.text.hf_files import read_json, special_token_names, token_name
+from legato.text.library_encoder import LibraryEncoder
 from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
 from legato.text.vocabulary import Tokenizer
 
@@ -41,14 +43,15 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         prefix = [bos] if config["add_bos_token"] else []
     if isinstance(config.get("add_eos_token"), bool) and eos is not None:
         suffix = [eos] if config["add_eos_token"] else []
+    spelled = {
+        id: literal(token.content) if spelling is byte_level else spelling(token.content)
+        for id, token in added.items()
+    }
+    special = [id for id, token in added.items() if token.special]
     return Tokenizer(
-        backend,
-        spelling=spelling,
-        added={
-            id: literal(token.content) if spelling is byte_level else spelling(token.content)
-            for id, token in added.items()
-        },
-        special_ids=[id for id, token in added.items() if token.special],
+        LibraryEncoder(backend, spelling, spelled, special),
+        added_ids=spelled,
+        special_ids=special,
         bos_token_id=bos,
         eos_token_ids=_end_ids(folder, eos),
         prefix_ids=prefix,
@@ -56,34 +59,6 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         space_prefix=space_prefix,
         vocab_size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty if there is no such file. Raises ``ModelError``."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object")
-    return value
-
-
-def token_name(value: Any) -> str | None:
-    """The text of a token that is given as a string or as an object with ``content``."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def special_token_names(folder: Path) -> dict[str, str]:
-    """``bos_token``, ``eos_token`` and the like, as the folder's two files give them."""
-    files = ("special_tokens_map.json", "tokenizer_config.json")
-    entries = [item for file in files for item in read_json(folder / file).items()]
-    names = {key: token_name(value) for key, value in entries if key.endswith("_token")}
-    return {key: name for key, name in names.items() if name is not None}
 
 
 def _backend(path: Path) -> tokenizers.Tokenizer:

@@ -11,7 +11,7 @@ import jinja2
 
 from legato.errors import ConfigError, ModelError, RequestError
 from legato.gguf_file import read_metadata
-from legato.text.hf_tokenizer import read_json, special_token_names
+from legato.text.hf_files import read_json, special_token_names
 from legato.text.messages import ContentFormat, Message
 from legato.text.sandbox import ENVIRONMENT, limited
 

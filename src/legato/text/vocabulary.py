@@ -1,36 +1,18 @@
 """Text to token ids and back, exactly, for every kind of model file.
 
-Encoding is done by the ``tokenizers`` library. Decoding is ours: each id stands for known bytes, and
-text is those bytes joined and read as UTF-8, so what is streamed, what is returned whole and what is
-reported for a single token can never disagree.
+Encoding is done by an ``Encoder``. Decoding is here: each id stands for known bytes, and text is those
+bytes joined and read as UTF-8, so what is streamed, what is returned whole and what is reported for a
+single token can never disagree.
 """
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 
-import tokenizers
-
+from legato.text.encoder import Encoder, Place
 from legato.text.quoting import ControlNames, Quotes
-from legato.text.spelling import Spelling
-
-LONG = 10_000
-"""Characters from which encoding goes through the library's call for many texts, which lets go of
-Python's lock, so that another thread's streams go on meanwhile."""
-
-
-class Place(Enum):
-    """Where a text stands: some vocabularies put a space before a first word."""
-
-    START = "begins the sequence"
-    MIDWAY = "follows a control token"
-    INSIDE = "goes on in the middle of a text"
 
 
 class Tokenizer:
@@ -38,10 +20,9 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        encoder: Encoder,
         *,
-        spelling: Spelling,
-        added: dict[int, bytes],
+        added_ids: Iterable[int],
         special_ids: Iterable[int],
         bos_token_id: int | None,
         eos_token_ids: Sequence[int],
@@ -50,16 +31,15 @@ class Tokenizer:
         space_prefix: bool = False,
         vocab_size: int,
     ) -> None:
-        """``added`` spells the tokens that are matched in text before anything else.
+        """``added_ids`` are matched in text before anything else, ``special_ids`` among them only where
+        control tokens are parsed.
 
         ``prefix_ids`` and ``suffix_ids`` are what ``add_special_tokens`` adds; ``space_prefix`` says
         that the vocabulary puts a space before the first word, which is no part of the text.
         """
-        self._backend = backend
-        self._spelling = spelling
-        self._bytes = dict(added)
-        self.added_ids = frozenset(added)
-        self._lock = threading.Lock()
+        self._encoder = encoder
+        self._bytes: dict[int, bytes] = {}  # of the tokens that came
+        self.added_ids = frozenset(added_ids)
         self._prefix_ids = list(prefix_ids)
         self._suffix_ids = list(suffix_ids)
         self.space_prefix = space_prefix
@@ -76,7 +56,7 @@ class Tokenizer:
         ``parse_special=False`` reads the names of control tokens as ordinary text. A BOS that the
         text begins with is not added again.
         """
-        ids = self._encoding(text, parse_special).ids
+        ids = self._encoder.encode(text, parse_special, Place.START).ids
         return self._framed(ids) if add_special_tokens else ids
 
     def encode_prompt(self, text: str, seam: int, quotes: Quotes) -> list[int]:
@@ -107,8 +87,8 @@ class Tokenizer:
         return self.encode_prompt(text, len(text), quotes) if text else []
 
     def _quoted_ids(self, text: str, seam: int, quotes: Quotes, place: Place) -> list[int]:
-        whole = self._encoding(text, True, place)
-        controls = self._controls(text, whole)
+        whole = self._encoder.encode(text, True, place)
+        controls = whole.controls()
         if not quotes and not any(start < seam < end for _, start, end in controls):
             return whole.ids
         ids: list[int] = []
@@ -120,25 +100,14 @@ class Tokenizer:
             place = Place.MIDWAY
         return ids + self._plain_ids(quotes.restore(text[at:]), place)
 
-    def _controls(self, text: str, whole: tokenizers.Encoding) -> list[tuple[int, int, int]]:
-        """(id, start, end) of each control token, with the white space that it swallows.
-
-        An unknown character has the id of a control token too, but not its name.
-        """
-        return [
-            (id, start, end)
-            for id, (start, end) in zip(whole.ids, whole.offsets, strict=True)
-            if id in self.special_ids and text[start:end].strip() == self.token_text(id).strip()
-        ]
-
     def _plain_ids(self, text: str, place: Place) -> list[int]:
         """Ids of text between control tokens. A vocabulary may know their names as words, too."""
         if not text:
             return []
-        found = self._encoding(text, False, place)
+        found = self._encoder.encode(text, False, place)
         cuts = [
             text.index(text[start:end].strip(), start) + 1  # between a name's first two letters
-            for _, start, end in self._controls(text, found)
+            for _, start, end in found.controls()
             if len(text[start:end].strip()) > 1
         ]
         if not cuts:
@@ -176,18 +145,12 @@ class Tokenizer:
         """The exact bytes of one token; none for an id that the vocabulary does not use."""
         data = self._bytes.get(id)
         if data is None:
-            data = self._bytes[id] = self._spell(id)
+            data = self._bytes[id] = self._encoder.spell(id)
         return data
 
-    def all_bytes(self, count: int) -> list[bytes]:
-        """``token_bytes`` of the ids below ``count``, which are not remembered one by one: for
-        Gemma that would take 25 MB."""
-        known = self._bytes
-        return [known[id] if id in known else self._spell(id) for id in range(count)]
-
-    def _spell(self, id: int) -> bytes:
-        piece = self._backend.id_to_token(id) if id >= 0 else None
-        return b"" if piece is None else self._spelling(piece)
+    def spell_all(self, count: int) -> tuple[bytes, bytes]:
+        """The bytes of all ids below ``count``, one after the other, and where each one's end (int32)."""
+        return self._encoder.spell_all(count)
 
     def token_text(self, id: int) -> str:
         """The text of one token alone, as shown with log-probabilities."""
@@ -195,59 +158,10 @@ class Tokenizer:
 
     def token_id(self, piece: str) -> int | None:
         """The id of a vocabulary entry, e.g. ``<|im_end|>``."""
-        found: int | None = self._backend.token_to_id(piece)
-        return found
-
-    def _encoding(
-        self, text: str, parse_special: bool, place: Place = Place.START
-    ) -> tokenizers.Encoding:
-        """One call of the library; its switches belong to the tokenizer, hence the lock."""
-        with self._lock:
-            backend = self._backend
-            backend.encode_special_tokens = not parse_special
-            with _without_prefix(backend, place):
-                if len(text) < LONG:
-                    return backend.encode(text, add_special_tokens=False)
-                return backend.encode_batch([text], add_special_tokens=False)[0]
+        return self._encoder.token_id(piece)
 
     def _framed(self, ids: list[int]) -> list[int]:
         prefix, suffix = self._prefix_ids, self._suffix_ids
         if prefix and ids[: len(prefix)] == prefix:
             prefix = []
         return [*prefix, *ids, *suffix]
-
-
-@contextmanager
-def _without_prefix(backend: tokenizers.Tokenizer, place: Place) -> Iterator[None]:
-    """Switches off, for text at ``place``, what puts a space before a first word."""
-    cutter, normalizer = backend.pre_tokenizer, backend.normalizer
-    scheme = getattr(cutter, "prepend_scheme", "never")
-    inside = place is Place.INSIDE
-    if scheme == "first" and place is not Place.START or scheme == "always" and inside:
-        cutter.prepend_scheme = "never"
-    bare = _bare(normalizer) if inside else None
-    if bare is not None:
-        backend.normalizer = bare
-    try:
-        yield
-    finally:
-        if scheme != "never":
-            cutter.prepend_scheme = scheme
-        if bare is not None:
-            backend.normalizer = normalizer
-
-
-def _bare(
-    normalizer: tokenizers.normalizers.Normalizer | None,
-) -> tokenizers.normalizers.Normalizer | None:
-    """The normalizer without its prefix; None if it has none."""
-    if normalizer is None:
-        return None
-    state = json.loads(normalizer.__getstate__())
-    parts = state["normalizers"] if state["type"] == "Sequence" else [state]
-    others = [part for part in parts if part["type"] != "Prepend"]
-    if len(others) == len(parts):
-        return None
-    bare = tokenizers.normalizers.Sequence([])
-    bare.__setstate__(json.dumps({"type": "Sequence", "normalizers": others}).encode())
-    return bare

@@ -50,7 +50,7 @@ _SAMPLING: Final = {
 
 def open_gguf(path: Path) -> Checkpoint:
     """Raises ``ModelError`` naming the file and the key or tensor."""
-    file = read_gguf(path, with_vocabulary=False)
+    file = read_gguf(path)
     if "split.count" in file.metadata and file.metadata["split.count"] != 1:
         raise UnsupportedModelError(
             f"{path}: split.count: a GGUF split over files is not supported"

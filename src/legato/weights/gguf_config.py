@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from legato.errors import UnsupportedModelError
+from legato.gguf_file import Strings
 from legato.weights.model_config import ModelConfig
 
 ACTIVATIONS: Final = {
@@ -75,7 +76,7 @@ def translate(
     config = _renamed(path, architecture, own)
     _check_head_width(config, architecture, own)
     config.values.update(_facts(architecture, tensor_names))
-    if isinstance(tokens := metadata.get("tokenizer.ggml.tokens"), list):
+    if isinstance(tokens := metadata.get("tokenizer.ggml.tokens"), (list, Strings)):
         config.values["vocab_size"] = len(tokens)
     _rope_scaling(config, own)
     if architecture == "llama" and config.has("sliding_window"):

@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from legato.text.gguf_tokenizer import TokenType
+from legato.text.gguf_keys import TokenType
 
 
 def train_sentencepiece(*, space_prefix: bool) -> sentencepiece.SentencePieceProcessor:

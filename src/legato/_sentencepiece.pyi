@@ -1,0 +1,42 @@
+"""SentencePiece vocabularies, as GGUF files have them. Needs nothing else of the native core."""
+
+from typing import Any
+
+class Pieces:
+    """The strings of a vocabulary, of which it keeps a copy."""
+
+    def __init__(self, data: Any, starts: Any, ends: Any) -> None:
+        """``data``: a buffer; ``starts``, ``ends``: buffers of uint64, where each string lies in it.
+
+        An empty string is called ``[EMPTY_id]``. Raises ValueError saying which string is not UTF-8,
+        lies outside of ``data`` or occurs twice.
+        """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, id: int) -> str: ...
+    def find(self, piece: str) -> int:
+        """The id of a piece; -1 if there is none."""
+
+class SentencePiece:
+    """Immutable, so safe to use from several threads."""
+
+    def __init__(self, pieces: Pieces, types: Any, scores: Any, unknown: int) -> None:
+        """``types``: a buffer of uint8, values of ``tokenizer.ggml.token_type``; ``scores``: of
+        float32; ``unknown``: the id of what has no other, or -1. ValueError names what does not fit.
+        """
+
+    def encode(
+        self, text: str, *, parse_special: bool, prefix: bool
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Token ids, and (id, start, end) of each control token: where its name is in ``text``.
+
+        Without ``parse_special`` such names are text; ``prefix`` puts a space before each stretch of
+        text between names. Lets go of Python's lock. UnicodeEncodeError if ``text`` has surrogates.
+        """
+
+    def spell(self, id: int) -> bytes:
+        """The bytes that a token stands for. Raises IndexError."""
+
+    def spell_all(self, count: int) -> tuple[bytes, bytes]:
+        """The bytes of the ids below ``count``, one after the other, and where each one's end (int32).
+        Ids that the vocabulary does not have spell nothing."""
