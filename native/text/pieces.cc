@@ -48,6 +48,22 @@ bool is_utf8(std::string_view text) {
 
 }  // namespace
 
+Places find_strings(std::span<const uint8_t> data, uint64_t position, size_t count) {
+  constexpr uint64_t kLength = sizeof(uint64_t);
+  Places places;
+  for (size_t id = 0; id < count; ++id) {
+    if (position > data.size() || data.size() - position < kLength) fail(id, "passes the file's end");
+    uint64_t length;
+    std::memcpy(&length, data.data() + position, kLength);
+    position += kLength;
+    if (length > data.size() - position) fail(id, "passes the file's end");
+    places.starts.push_back(position);
+    position += length;
+    places.ends.push_back(position);
+  }
+  return places;
+}
+
 int character_length(uint8_t first) {
   if (first < 0x80) return 1;
   if (first < 0xc2) return 0;
@@ -73,7 +89,11 @@ Pieces::Pieces(std::span<const uint8_t> data, std::span<const uint64_t> starts, 
   for (size_t id = 0; id < count; ++id) {
     const std::string_view piece(reinterpret_cast<const char*>(data.data()) + starts[id], ends[id] - starts[id]);
     if (!is_utf8(piece)) fail(id, "is not UTF-8");
-    text_ += piece.empty() ? "[EMPTY_" + std::to_string(id) + "]" : std::string(piece);
+    if (piece.empty()) {
+      text_ += "[EMPTY_" + std::to_string(id) + "]";
+    } else {
+      text_ += piece;
+    }
     ends_.push_back(static_cast<uint32_t>(text_.size()));
     insert(static_cast<int32_t>(id));
   }
@@ -85,29 +105,26 @@ std::string_view Pieces::operator[](int32_t id) const {
   return std::string_view(text_).substr(start, ends_[index] - start);
 }
 
-uint32_t Pieces::slot(uint64_t hash, int32_t id) const {
-  return (static_cast<uint32_t>(hash) & ~id_mask_) | static_cast<uint32_t>(id + 1);
-}
-
 int32_t Pieces::find(std::string_view piece) const {
   const uint64_t hash = hash_of(piece);
+  return static_cast<int32_t>(table_[place_of(piece, hash)] & id_mask_) - 1;
+}
+
+size_t Pieces::place_of(std::string_view piece, uint64_t hash) const {
   const uint32_t tag = static_cast<uint32_t>(hash) & ~id_mask_;
   for (size_t place = hash >> 32;; ++place) {
-    const uint32_t found = table_[place & (table_.size() - 1)];
-    if (found == 0) return -1;
-    if ((found & ~id_mask_) != tag) continue;
-    const int32_t id = static_cast<int32_t>(found & id_mask_) - 1;
-    if ((*this)[id] == piece) return id;
+    const uint32_t found = table_[place &= table_.size() - 1];
+    if (found == 0) return place;
+    if ((found & ~id_mask_) == tag && (*this)[static_cast<int32_t>(found & id_mask_) - 1] == piece) return place;
   }
 }
 
 void Pieces::insert(int32_t id) {
   const std::string_view piece = (*this)[id];
-  if (find(piece) >= 0) fail(static_cast<size_t>(id), "occurs twice: '" + std::string(piece) + "'");
   const uint64_t hash = hash_of(piece);
-  size_t place = hash >> 32;
-  while (table_[place & (table_.size() - 1)] != 0) ++place;
-  table_[place & (table_.size() - 1)] = slot(hash, id);
+  uint32_t& slot = table_[place_of(piece, hash)];
+  if (slot != 0) fail(static_cast<size_t>(id), "occurs twice: '" + std::string(piece) + "'");
+  slot = (static_cast<uint32_t>(hash) & ~id_mask_) | static_cast<uint32_t>(id + 1);
 }
 
 }  // namespace legato

@@ -21,15 +21,24 @@ class Pieces {
   int32_t find(std::string_view piece) const;
 
  private:
-  // Of the table: a tag of the hash above the id + 1 of the piece; 0 is an empty place.
-  uint32_t slot(uint64_t hash, int32_t id) const;
+  // Where the table has the piece, or an empty place for it.
+  size_t place_of(std::string_view piece, uint64_t hash) const;
   void insert(int32_t id);
 
   std::string text_;
   std::vector<uint32_t> ends_;
-  std::vector<uint32_t> table_;  // open addressing, at most half full
+  // Open addressing, at most half full: id + 1, above it a tag of the hash; 0 is an empty place.
+  std::vector<uint32_t> table_;
   uint32_t id_mask_ = 0;
 };
+
+struct Places {
+  std::vector<uint64_t> starts, ends;
+};
+
+// Where strings are that follow each other from `position` on, as GGUF files have them: each behind its length, 8
+// bytes, little-endian. Throws std::invalid_argument if one passes the end of the data.
+Places find_strings(std::span<const uint8_t> data, uint64_t position, size_t count);
 
 // Bytes of the character of UTF-8 whose first byte is given; 0 if no character begins so.
 int character_length(uint8_t first);

@@ -19,6 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final, NoReturn, overload
 
+from legato._text import find_strings
 from legato.errors import ModelError, UnsupportedModelError
 
 MAX_DIMENSIONS: Final = 4
@@ -166,23 +167,14 @@ class _Cursor:
             self.fail(f"a string is not UTF-8: {error}")
 
     def strings(self, count: int) -> Strings:
-        """Many strings at once: the hot loop of reading a vocabulary."""
-        self.need(8 * count)
-        data, position = self.data, self.position
-        length_at = struct.Struct("<Q").unpack_from
-        ends = array("Q", bytes(8 * count))
+        """Many strings at once, of which only the places are found."""
         try:
-            for index in range(count):
-                position += 8 + length_at(data, position)[0]
-                ends[index] = position
-        except (struct.error, OverflowError):
-            self.fail("truncated or corrupt: a string passes the file's end")
-        if position > len(data):
-            self.fail("truncated or corrupt: the last string passes the file's end")
-        starts = array("Q", [self.position + 8])
-        starts.extend(end + 8 for end in ends[:-1])
-        self.position = position
-        return Strings(f"{self.path}: {self.key}", data, starts[:count], ends)
+            places = find_strings(self.data, self.position, count)
+        except ValueError as error:
+            self.fail(f"truncated or corrupt: {error}")
+        starts, ends = (array("Q", part) for part in places)
+        self.position = ends[-1] if ends else self.position
+        return Strings(f"{self.path}: {self.key}", self.data, starts, ends)
 
     def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:

@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "speculation"},
     "speculation": {"errors"},
     "drafting": LEAVES | {"request"},
-    "gguf_file": LEAVES,
+    "gguf_file": LEAVES | {"_text"},
     "kept_file": LEAVES,
     "spare_memory": set(),
     "log_format": set(),
@@ -47,8 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine_process": LEAVES
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
     | {"persistence", "wire"},
-    "_sentencepiece": set(),
-    "text": LEAVES | {"request", "gguf_file", "_sentencepiece"},
+    "_text": set(),
+    "text": LEAVES | {"request", "gguf_file", "_text"},
     "asking": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},
     "answer": LEAVES | {"request", "text", "drafting"},
     "flags": set(),

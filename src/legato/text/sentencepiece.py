@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from legato._sentencepiece import Pieces, SentencePiece
+from legato._text import Pieces, SentencePiece
 from legato.gguf_file import Strings
 from legato.text.encoder import Place
 

@@ -133,3 +133,24 @@ def test_an_unknown_tensor_type_is_unsupported(path: Path) -> None:
     path.write_bytes(data[:at] + struct.pack("<I", 77) + data[at + 4 :])
     with pytest.raises(UnsupportedModelError, match="'matrix'.*77"):
         read_gguf(path)
+
+
+def test_strings_are_read_when_they_are_asked_for(path: Path) -> None:
+    words, expected = read_gguf(path).metadata["a.words"], METADATA["a.words"]
+    assert [words[i] for i in range(len(words))] == list(words) == expected
+    assert words[-1] == "\n" and words[1:3] == ["x", "▁ü"]
+    assert words == expected and words != [*expected, ""]
+    with pytest.raises(IndexError):
+        words[len(expected)]
+
+
+def test_a_string_that_is_not_utf8_is_named(path: Path) -> None:
+    data = path.read_bytes()
+    written = struct.pack("<Q", 5) + "▁ü".encode()
+    path.write_bytes(data.replace(written, written[:-2] + b"\xff\xff"))
+    words = read_gguf(path).metadata["a.words"]
+    assert words[1] == "x"
+    with pytest.raises(ModelError, match=r"tiny\.gguf: key 'a\.words': string 2 is not UTF-8"):
+        words[2]
+    with pytest.raises(ModelError, match=r"tiny\.gguf: key 'a\.words'.*not UTF-8"):
+        list(words)

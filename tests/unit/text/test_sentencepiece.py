@@ -19,7 +19,7 @@ from trained import sentencepiece_metadata, train_sentencepiece
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 from peers.library_sentencepiece import library_sentencepiece
 
-from legato._sentencepiece import Pieces, SentencePiece
+from legato._text import Pieces, SentencePiece
 from legato.errors import ModelError
 from legato.gguf_file import read_metadata
 from legato.text.encoder import Place

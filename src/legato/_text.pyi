@@ -1,6 +1,10 @@
-"""SentencePiece vocabularies, as GGUF files have them. Needs nothing else of the native core."""
+"""Vocabularies as GGUF files have them. Needs nothing else of the native core."""
 
 from typing import Any
+
+def find_strings(data: Any, position: int, count: int) -> tuple[bytes, bytes]:
+    """Where ``count`` strings start and end (uint64) that follow each other from ``position`` on, each
+    behind its length. Raises ValueError saying which one passes the end of ``data``."""
 
 class Pieces:
     """The strings of a vocabulary, of which it keeps a copy."""

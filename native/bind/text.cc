@@ -1,10 +1,9 @@
 // Python's view of native/text: a module of its own, since the server needs nothing else of the native core.
-#include "../text/sentencepiece.h"
-
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string_view.h>
 
+#include "../text/sentencepiece.h"
 #include "buffer.h"
 
 namespace nb = nanobind;
@@ -22,6 +21,12 @@ void check_id(const Pieces& pieces, int64_t id) {
 void construct_pieces(Pieces* self, nb::handle data, nb::handle starts, nb::handle ends) {
   const Bytes held_data("data", data), held_starts("starts", starts), held_ends("ends", ends);
   new (self) Pieces(held_data.items<uint8_t>(), held_starts.items<uint64_t>(), held_ends.items<uint64_t>());
+}
+
+nb::tuple places_of_strings(nb::handle data, uint64_t position, size_t count) {
+  const Places places = find_strings(Bytes("data", data).items<uint8_t>(), position, count);
+  const auto bytes = [](const std::vector<uint64_t>& v) { return nb::bytes(v.data(), v.size() * sizeof(uint64_t)); };
+  return nb::make_tuple(bytes(places.starts), bytes(places.ends));
 }
 
 // The vocabulary, and its pieces for those who ask for one by name.
@@ -70,7 +75,8 @@ class Vocabulary {
 
 }  // namespace
 
-NB_MODULE(_sentencepiece, m) {
+NB_MODULE(_text, m) {
+  m.def("find_strings", places_of_strings, "data"_a, "position"_a, "count"_a);
   nb::class_<Pieces>(m, "Pieces")
       .def("__init__", construct_pieces, "data"_a, "starts"_a, "ends"_a)
       .def("__len__", &Pieces::size)
