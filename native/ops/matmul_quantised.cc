@@ -242,7 +242,7 @@ template <Format F, int R, int T>
 // Rows that one block keeps in registers, for blocks of one tile and of two (0: never). Two tiles share each broadcast
 // of inputs, better for many rows; one tile reads weights in a line, better for few. Twelve chains of dot products hide
 // each other's latency, the last of a group and its scales too; eight lose a twentieth. Q6_K has two scales: one tile.
-// Sums without VNNI take two registers each.
+// Sums without VNNI take two registers each, and AVX2 has sixteen.
 #if defined(__AVX512BW__)
 #if defined(__AVX512VNNI__)
 constexpr int kChains = 12;
@@ -256,8 +256,8 @@ constexpr int kRowsOfTwo = F == Format::Q6_K ? 0 : kChains / 2;
 #else
 template <Format F>
 constexpr int kRowsOfOne = kWidth == 8 ? 4 : 1;
-template <Format F>
-constexpr int kRowsOfTwo = 0;
+template <Format F>  // of 4 bits alone: their sums take one register until the group ends
+constexpr int kRowsOfTwo = kWidth == 8 && packed_layout(F).quant_bytes == 256 ? 2 : 0;
 #endif
 constexpr int64_t kShares = 4;              // blocks that share the fetching of the next tiles
 constexpr int64_t kFirstLevel = 24 * 1024;  // of a first-level cache of 32 KiB: these tiles and the next
