@@ -101,7 +101,7 @@ def token_types(keys: Keys, count: int) -> bytearray:
     try:
         return bytearray(keys.array("token_type", int, count))
     except ValueError:
-        keys.fail("token_type", "has a type that is not one of 0 to 6")
+        keys.fail("token_type", "has a value that is no token type (0 to 6)")
 
 
 def end_turns(types: bytearray, ids: Iterable[int]) -> None:
