@@ -76,6 +76,7 @@ class Vocabulary {
 }  // namespace
 
 NB_MODULE(_text, m) {
+  nb::set_leak_warnings(false);  // a tokenizer may live as long as the interpreter
   m.def("find_strings", places_of_strings, "data"_a, "position"_a, "count"_a);
   nb::class_<Pieces>(m, "Pieces")
       .def("__init__", construct_pieces, "data"_a, "starts"_a, "ends"_a)
