@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,9 +60,12 @@ class TokenTable:
 
     @cached_property
     def _order(self) -> array[int]:
-        """Ids of the tokens that spell something, sorted by their bytes."""
-        spelled = (id for id in range(self.size) if id not in self.special_ids and self.token(id))
-        return array("i", sorted(spelled, key=self.token))
+        """Ids of the tokens that spell something, sorted by their bytes. All of them are cut out at
+        once: Gemma's take half as long so, while requests wait."""
+        data, starts = self._data, [0, *self._ends]
+        tokens = [data[start:end] for start, end in pairwise(starts)]
+        spelled = [id for id, token in enumerate(tokens) if token and id not in self.special_ids]
+        return array("i", sorted(spelled, key=tokens.__getitem__))
 
     def extending(self, start: bytes) -> I32:
         """Ids of the tokens whose bytes begin with ``start``, which is not empty."""
