@@ -9,18 +9,11 @@
 #include <vector>
 
 #include "../ops/reference_sample.h"
+#include "expect.h"
 
 using namespace legato;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  if (holds) return;
-  std::printf("FAIL %s\n", what.c_str());
-  ++failures;
-}
 
 std::vector<const Kernels*> tables() {
   std::vector<const Kernels*> found;

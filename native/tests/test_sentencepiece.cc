@@ -9,18 +9,11 @@
 #include <vector>
 
 #include "../text/sentencepiece.h"
+#include "expect.h"
 
 using namespace legato;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  if (holds) return;
-  std::printf("FAIL %s\n", what.c_str());
-  ++failures;
-}
 
 const std::string kSpace = "\xe2\x96\x81";
 

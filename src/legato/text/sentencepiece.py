@@ -1,7 +1,7 @@
 """Encodes with a SentencePiece vocabulary whose tokens have scores, as GGUF files hold it (``native/text``).
 
 The ``tokenizers`` library would need the merges that the scores mean: Gemma's half million, which take a second
-to find, half a second to index, and 70 MB.
+to find, half a second to index, and memory (docs/benchmarks.md, "Start").
 """
 
 from __future__ import annotations
