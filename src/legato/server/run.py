@@ -47,9 +47,6 @@ QUIET = 0.2  # seconds between looks whether somebody is served
 def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
     """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
     listener = listen(config.host, config.port)
-    listener.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(config.stall_timeout * 1000)
-    )
     keep_no_large_blocks()
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -72,7 +69,7 @@ async def _serve(
         service, server = await building
         loading.add_done_callback(lambda task: _stop_on_failure(task, server))
         if not loading.done():
-            await server.serve(sockets=[listener])
+            await _until_stopped(server, listener, config.stall_timeout)
     finally:
         loading.cancel()
         await asyncio.wait((loading,))
@@ -81,6 +78,23 @@ async def _serve(
         await asyncio.to_thread(service.tracing.close)
     if not loading.cancelled():
         loading.result()  # raises what made loading fail
+
+
+async def _until_stopped(
+    server: uvicorn.Server, listener: socket.socket, stall_timeout: float
+) -> None:
+    from legato.server.stalls import let_go_of_stalled
+
+    if not stall_timeout:
+        await server.serve(sockets=[listener])
+        return
+    watching = asyncio.create_task(
+        let_go_of_stalled(server.server_state.connections, stall_timeout)
+    )
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watching.cancel()
 
 
 def _build(
