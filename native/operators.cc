@@ -83,8 +83,8 @@ void Program::apply(const Step& step, const KvWrite& op, const Part& part) const
   const Share rows = part.rows;
   if (rows.begin == rows.end) return;
   const Buffer &k = buffers_[op.k], &v = buffers_[op.v];
-  kernels_.kv_write(kv_layers_[op.layer], {k.row(rows.begin) + op.k_offset, v.row(rows.begin) + op.v_offset, k.stride,
-                                           v.stride, step.batch.slots.data + rows.begin, rows.end - rows.begin});
+  kernels_.kv_write(kv_[op.layer], {k.row(rows.begin) + op.k_offset, v.row(rows.begin) + op.v_offset, k.stride,
+                                    v.stride, step.batch.slots.data + rows.begin, rows.end - rows.begin});
 }
 
 void Program::apply(const Step&, const Gated& op, const Part& part) const {
@@ -174,7 +174,7 @@ AttentionArgs Program::attention_args(const Step& step, const RowSet& set, const
   args.q_stride = q.stride;
   args.out = out.row(0);
   args.out_stride = out.stride;
-  args.kv = kv_layers_[op.layer];
+  args.kv = kv_[op.layer];
   args.positions = set.positions;
   args.sequences = set.sequences;
   args.block_tables = batch.block_tables.data;

@@ -154,36 +154,20 @@ int Program::rope_table(int inverse_frequencies, float scale) {
 }
 
 void Program::kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type) {
-  if (!kv_layers_.empty()) refuse("kv_cache", "is already there");
+  if (kv_.num_layers() > 0) refuse("kv_cache", "is already there");
   in_range("layers", layers, 1, 1 << 16);
   in_range("blocks", blocks, 1, (int64_t{1} << 31) / kBlock - 1);  // slots are int32
   in_range("kv_heads", kv_heads, 1, 1 << 16);
   in_range("head_dim", head_dim, 1, 1 << 16);
   const KvType kv_type = parse_kv_type(type);
   if (kv_type == KvType::I8) in_range("head_dim", head_dim, 1, kMostInt8Dimensions);
-  const int64_t bytes = kv_heads * kv_head_bytes(kv_type, head_dim);
-  const int64_t piece = (bytes + 63) / 64 * 64;  // K or V of one layer
-  // Not a multiple of a page: the blocks of a layer would share the sets of the first-level cache.
-  const int64_t stride = (2 * piece * layers + 4095) / 4096 * 4096 + 17 * 64;
-  kv_memory_ = std::make_shared<GrowingRegion>(blocks * stride);
-  for (int layer = 0; layer < layers; ++layer) {
-    uint8_t* k = kv_memory_->data() + 2 * layer * piece;
-    kv_layers_.push_back({kv_type, kv_heads, head_dim, k, k + piece, blocks, stride});
-  }
+  kv_ = KvPool(layers, blocks, kv_type, kv_heads, head_dim);
   {
     const std::lock_guard lock(team_->mutex);
-    team_->pools.push_back(kv_memory_);
+    team_->pools.push_back(kv_.memory());
   }
-  want_kv(0);
+  kv_.want(0);
   threads_.run([](int) {});  // wakes the thread that will find nothing else to do
-}
-
-// The first touch of a large page takes a tenth of a millisecond, and more than four where a virtual machine's host has
-// to find the memory: as long as a step. So the blocks that will probably be used next (the pool gives away the first
-// ones first) are made resident by a thread that has nothing else to do.
-void Program::want_kv(int64_t blocks) {
-  constexpr size_t kAhead = size_t{16} << 20;
-  kv_memory_->want(static_cast<size_t>(blocks * kv_layers_[0].block_stride), kAhead);
 }
 
 // A pool's program may end meanwhile.
@@ -196,11 +180,15 @@ bool Program::Team::populate() {
   return false;
 }
 
-KvPool Program::kv_pool() {
-  if (kv_layers_.empty()) refuse("kv_blocks", "there is no KV cache");
-  const KvLayer& first = kv_layers_.front();
-  const int64_t piece = first.v - first.k;
-  return {kv_memory_->data(), first.blocks, 2 * piece * static_cast<int64_t>(kv_layers_.size()), first.block_stride};
+int64_t Program::kv_block_bytes() const {
+  if (kv_.num_layers() == 0) refuse("kv_cache", "there is none");
+  return kv_.block_bytes();
+}
+
+const KvPool& Program::kv_with(int64_t block, size_t bytes) const {
+  in_range("bytes", static_cast<int64_t>(bytes), kv_block_bytes(), kv_block_bytes());
+  in_range("block", block, 0, kv_.num_blocks() - 1);
+  return kv_;
 }
 
 // --- checks ----------------------------------------------------------------------------------------------------
@@ -242,10 +230,10 @@ void Program::check_kv_operators() const {
     const Attention* attention = std::get_if<Attention>(&stage.operation);
     if (!write && !attention) continue;
     const int layer = write ? write->layer : attention->layer;
-    if (layer < 0 || layer >= static_cast<int>(kv_layers_.size())) {
+    if (layer < 0 || layer >= kv_.num_layers()) {
       refuse("layer", "the KV cache has no layer " + std::to_string(layer));
     }
-    const KvLayer& kv = kv_layers_[layer];
+    const KvLayer& kv = kv_[layer];
     const int64_t width = int64_t{kv.kv_heads} * kv.head_dim;
     if (write) {
       check_columns("k", write->k, write->k_offset, width);

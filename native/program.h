@@ -16,6 +16,7 @@
 
 #include "batch.h"
 #include "include/kernels.h"
+#include "kv_pool.h"
 #include "memory.h"
 #include "packed_weights.h"
 #include "plan.h"
@@ -48,11 +49,6 @@ class Meter {
   Clock::time_point last_;
 };
 
-struct KvPool {  // [blocks][bytes], a block every `stride` bytes
-  uint8_t* data;
-  int64_t blocks, bytes, stride;
-};
-
 struct StepOutput {  // for each of the R logit rows
   std::vector<int32_t> tokens, ranks;
   std::vector<float> logprobs;
@@ -81,10 +77,12 @@ class Program {
   std::span<const uint8_t> packed(int matrix) const;  // what packed_matrix takes
   int rope_table(int inverse_frequencies, float scale);
   void kv_cache(int layers, int64_t blocks, int kv_heads, int head_dim, const std::string& type);
-  KvPool kv_pool();  // for whoever keeps blocks; between steps only
+  int64_t kv_block_bytes() const;
+  // For whoever keeps blocks, between steps only: the pool, if it has this block and it has so many bytes.
+  const KvPool& kv_with(int64_t block, size_t bytes) const;
   int64_t weight_bytes() const { return weight_bytes_; }
   int matrix_count() const { return static_cast<int>(matrices_.size()); }
-  int64_t kv_bytes_reserved() const { return kv_memory_ ? static_cast<int64_t>(kv_memory_->size()) : 0; }
+  int64_t kv_bytes_reserved() const { return kv_.bytes_reserved(); }
 
   // --- operators: src/legato/_native.pyi says what they do ---
   void embed(int table, int out, float scale);
@@ -178,7 +176,6 @@ class Program {
   void claim(const Stage&, const Part&) const;
   void run_part(Step& step, std::span<const Stage> stages, const Part& part, Meter& meter);
   void run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter);
-  void copy_blocks(const BatchView& batch) const;
   const std::vector<Stage>& stages(const RowSet& set) const {
     return (set.many ? many_rows_ : set.repeats ? repeated_ : few_rows_).stages();
   }
@@ -207,7 +204,6 @@ class Program {
   SampleRow sample_row(const Step&, int64_t row) const;
   void draw(Step&, int64_t row, int thread) const;
   void clear(Step&);
-  void want_kv(int64_t blocks);
 
   const Kernels& kernels_;
   const int64_t max_tokens_, max_logit_rows_;
@@ -231,9 +227,7 @@ class Program {
   std::vector<Matrix> matrices_;
   std::vector<RopeTable> rope_tables_;
   std::vector<bool> rope_planned_;  // tables whose rows are already made at this point of the plan
-  // [blocks][layers][K, V]: a block of all layers is one piece, so few pages are touched
-  std::shared_ptr<GrowingRegion> kv_memory_;
-  std::vector<KvLayer> kv_layers_;
+  KvPool kv_;
   std::array<PreparedRows, 3> prepared_;
   // The same operators: products shared by outputs, by rows; by outputs of rows that each thread made ready itself.
   Plan few_rows_{true}, many_rows_{false}, repeated_{true};

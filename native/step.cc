@@ -40,7 +40,7 @@ class Running {
 }  // namespace
 
 void Program::check(const BatchView& batch) const {
-  const int64_t blocks = kv_layers_.empty() ? 0 : kv_layers_[0].blocks;
+  const int64_t blocks = kv_.num_blocks();
   legato::check(batch, {max_tokens_, max_logit_rows_, input_vocabulary_, vocabulary(), blocks});
 }
 
@@ -50,9 +50,12 @@ StepOutput Program::run(const BatchView& batch) {
   StepOutput output;
   Step step{batch, output, batch.logit_rows.rows, all_rows(batch)};
   begin(step);
-  if (!kv_layers_.empty())
-    want_kv(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock + 1);
-  copy_blocks(batch);
+  if (kv_.num_layers() > 0) {
+    kv_.want(*std::max_element(batch.slots.data, batch.slots.data + batch.slots.rows) / kBlock);
+  }
+  for (int64_t c = 0; c < batch.block_copies.rows; ++c) {  // one after the other: a copy may be the source of the next
+    kv_.copy(batch.block_copies[2 * c], batch.block_copies[2 * c + 1]);
+  }
   threads_.run_phases([&](Threads::Member& member) { execute(step, member); });
   logit_row_count_ = step.logit_rows;
   return output;
@@ -238,17 +241,6 @@ void Program::run_part(Step& step, std::span<const Stage> stages, const Part& pa
 void Program::run_stage(Step& step, const Stage& stage, const Part& part, Meter& meter) {
   std::visit([&](const auto& operation) { apply(step, operation, part); }, stage.operation);
   meter.charge(seconds_[stage.operation.index()]);
-}
-
-// One after the other: a copy may be the source of the next.
-void Program::copy_blocks(const BatchView& batch) const {
-  for (int64_t c = 0; c < batch.block_copies.rows; ++c) {
-    const int64_t source = batch.block_copies[2 * c], destination = batch.block_copies[2 * c + 1];
-    const int64_t bytes = kv_layers_[0].block_stride;
-    if (source != destination) {
-      std::memcpy(kv_memory_->data() + destination * bytes, kv_memory_->data() + source * bytes, bytes);
-    }
-  }
 }
 
 std::map<std::string, double> Program::profile() {

@@ -2,6 +2,9 @@
 // same threads: its blocks, in their order, and memory from end to end.
 //
 // Usage: bench_attention [isa] [threads] [part of a shape's name] [cache: float16 (default), bfloat16, int8]
+//                        [blocks: grouped (default), scattered]
+// grouped: a sequence's blocks follow each other in groups that lie anywhere, as in a pool with room; scattered: each
+// block lies anywhere, as in one whose free blocks are remains.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -15,7 +18,7 @@
 #include <vector>
 
 #include "../include/kernels.h"
-#include "../memory.h"
+#include "../kv_pool.h"
 
 using namespace legato;
 
@@ -82,26 +85,27 @@ void read_pieces(const std::vector<const uint8_t*>& pieces, size_t bytes) {
 // Bytes that each thread reads of `total`.
 size_t piece_of(size_t total, int threads) { return total / (size_t)threads / 64 * 64; }
 
-void bench(const Kernels& table, const Case& c, int threads, KvType type) {
+void bench(const Kernels& table, const Case& c, int threads, KvType type, bool grouped) {
   constexpr int kLayers = 30;  // each call reads another layer, as a model does
-  const int blocks_each = (c.context + c.rows + kBlock - 1) / kBlock, blocks = blocks_each * c.sequences;
-  // As in a model: a block's layers lie together, K and V of each side by side.
-  const size_t piece_bytes = (size_t)(c.kv_heads * kv_head_bytes(type, c.head_dim));
-  const size_t layer_bytes = 2 * piece_bytes * (size_t)blocks;
+  const int blocks_each = (c.context + c.rows + kBlock - 1) / kBlock;
+  const int groups_each = (blocks_each + kKvGroup - 1) / kKvGroup, blocks = groups_each * kKvGroup * c.sequences;
+  const size_t part_bytes = (size_t)kv_head_bytes(type, c.head_dim);
+  const size_t layer_bytes = 2 * (size_t)c.kv_heads * part_bytes * (size_t)blocks;
   const int layers = (int)std::max<size_t>(1, std::min<size_t>(kLayers, ((size_t)1 << 30) / layer_bytes));
-  const size_t stride = (2 * piece_bytes * (size_t)layers + 4095) / 4096 * 4096 + 17 * 64;
-  const Region cache(stride * (size_t)blocks, Pages::Huge);
-  uint16_t* const halves = (uint16_t*)cache.data();
-  for (size_t i = 0; i < cache.size() / 2; ++i) halves[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
-  // Shuffled: with a fixed distance between two blocks, threads side by side may meet in the same bank of memory all
+  KvPool pool(layers, blocks, type, c.kv_heads, c.head_dim);
+  uint16_t* const halves = (uint16_t*)pool.memory()->data();
+  for (size_t i = 0; i < pool.memory()->size() / 2; ++i) halves[i] = (uint16_t)(0x2c00 + i * 7919 % 1024);
+  // Shuffled: with a fixed distance between two groups, threads side by side may meet in the same bank of memory all
   // the time, or never.
-  std::vector<int32_t> tables((size_t)blocks), order((size_t)blocks), positions, sequences;
-  for (int i = 0; i < blocks; ++i) order[(size_t)i] = i;
-  std::shuffle(order.begin(), order.end(), std::mt19937(7));
-  for (int i = 0; i < blocks; ++i) {
-    const bool is_shared = i % blocks_each < c.shared / kBlock;
-    tables[(size_t)i] = is_shared ? tables[(size_t)(i % blocks_each)] : order[(size_t)i];
-    if (i < blocks_each) tables[(size_t)i] = order[(size_t)i];
+  const int stays = grouped ? kKvGroup : 1;  // so many blocks stay together
+  std::vector<int32_t> moved((size_t)(blocks / stays)), tables, positions, sequences;
+  for (size_t i = 0; i < moved.size(); ++i) moved[i] = (int32_t)i;
+  std::shuffle(moved.begin(), moved.end(), std::mt19937(7));
+  for (int s = 0; s < c.sequences; ++s) {
+    for (int b = 0; b < blocks_each; ++b) {
+      const int place = (b < c.shared / kBlock ? 0 : s) * groups_each * kKvGroup + b;
+      tables.push_back(moved[(size_t)(place / stays)] * stays + place % stays);
+    }
   }
   for (int s = 0; s < c.sequences; ++s) {
     for (int r = 0; r < c.rows; ++r) {
@@ -111,45 +115,40 @@ void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   }
   const int width = c.heads * c.head_dim;
   std::vector<float> q(positions.size() * (size_t)width, 0.1f), out(q.size());
-  AttentionArgs a{q.data(),
-                  width,
-                  out.data(),
-                  width,
-                  {type, c.kv_heads, c.head_dim, nullptr, nullptr, blocks, (int64_t)stride},
-                  positions.data(),
-                  sequences.data(),
-                  tables.data(),
-                  blocks_each,
-                  (int)positions.size(),
-                  c.heads,
-                  c.window,
-                  0.125f,
-                  0};
+  AttentionArgs a{q.data(),         width,
+                  out.data(),       width,
+                  pool[0],          positions.data(),
+                  sequences.data(), tables.data(),
+                  blocks_each,      (int)positions.size(),
+                  c.heads,          c.window,
+                  0.125f,           0};
   std::vector<char> memory(table.attention_scratch(a, threads) + 64);
   char* scratch = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64;
   Barrier barrier(threads);
   const int repeats = 5;
-  const auto layer_of_block = [&](int block, int layer) {
-    return cache.data() + (size_t)block * stride + (size_t)layer * 2 * piece_bytes;
-  };
   const auto attend = [&](int layer, int thread) {
     AttentionArgs mine = a;
-    mine.kv.k = layer_of_block(0, layer);
-    mine.kv.v = mine.kv.k + piece_bytes;
+    mine.kv = pool[layer];
     table.attention(mine, scratch, 0, thread, threads);
     barrier.wait();
     table.attention(mine, scratch, 1, thread, threads);
   };
+  // Head after head, as attention does.
+  const size_t tables_size = tables.size(), parts = tables_size * (size_t)c.kv_heads;
   const auto read_blocks = [&](int layer, int thread) {
+    const KvLayer& kv = pool[layer];
     std::vector<const uint8_t*> pieces;
-    for (int i = blocks * thread / threads; i < blocks * (thread + 1) / threads; ++i) {
-      pieces.push_back(layer_of_block(order[(size_t)i], layer));
+    for (size_t i = parts * (size_t)thread / (size_t)threads; i < parts * (size_t)(thread + 1) / (size_t)threads; ++i) {
+      const int64_t at = kv.at(tables[i % tables_size], (int64_t)(i / tables_size));
+      pieces.push_back(kv.k + at);
+      pieces.push_back(kv.v + at);
     }
-    read_pieces(pieces, 2 * piece_bytes);
+    read_pieces(pieces, part_bytes);
   };
+  const size_t read_bytes = 2 * parts * part_bytes;
   const auto read_plainly = [&](int layer, int thread) {
-    const size_t piece = piece_of(layer_bytes, threads);
-    read_all(cache.data() + (size_t)layer * layer_bytes + (size_t)thread * piece, piece);
+    const size_t piece = piece_of(read_bytes, threads);
+    read_all(pool.memory()->data() + (size_t)layer * read_bytes + (size_t)thread * piece, piece);
   };
   std::vector<double> times, block_reads, plain_reads;
   const auto measure = [&](const auto& run, int thread, std::vector<double>& spent) {
@@ -173,8 +172,8 @@ void bench(const Kernels& table, const Case& c, int threads, KvType type) {
   work(0);
   for (auto& t : team) t.join();
   for (auto* spent : {&times, &block_reads, &plain_reads}) std::sort(spent->begin(), spent->end());
-  const double plain = (double)layer_bytes / plain_reads[plain_reads.size() / 2] * 1e-3;
-  const double scattered = (double)layer_bytes / block_reads[block_reads.size() / 2] * 1e-3;
+  const double plain = (double)read_bytes / plain_reads[plain_reads.size() / 2] * 1e-3;
+  const double scattered = (double)read_bytes / block_reads[block_reads.size() / 2] * 1e-3;
   const double median = times[times.size() / 2], best = times[times.size() / 20];  // the fastest twentieth
   double seen = 0;                                                                 // pairs of row and position
   for (int p : positions) seen += c.window ? std::min(p + 1, c.window) : p + 1;
@@ -199,6 +198,7 @@ int main(int argc, char** argv) {
   }
   const std::string named = argc > 4 ? argv[4] : "float16";
   const KvType type = named == "int8" ? KvType::I8 : named == "bfloat16" ? KvType::BF16 : KvType::F16;
+  const bool grouped = argc <= 5 || std::string(argv[5]) != "scattered";
   const Case cases[] = {
       {"smollm2 decode 1 x 64", 9, 3, 64, 0, 1, 63, 1},
       {"smollm2 decode 1 x 512", 9, 3, 64, 0, 1, 511, 1},
@@ -228,6 +228,6 @@ int main(int argc, char** argv) {
       {"mha 16/16 x 128 prefill 256", 16, 16, 128, 0, 1, 0, 256},
   };
   for (const Case& c : cases) {
-    if (argc <= 3 || std::strstr(c.name, argv[3])) bench(*table, c, threads, type);
+    if (argc <= 3 || std::strstr(c.name, argv[3])) bench(*table, c, threads, type, grouped);
   }
 }

@@ -217,11 +217,18 @@ nb::object packed(nb::handle program, int matrix) {
   return view_of(bytes.data(), bytes.size(), program);
 }
 
-// Writable: [blocks][bytes of all layers' keys and values].
-nb::object kv_blocks(nb::handle program) {
-  const KvPool pool = nb::cast<Program&>(program).kv_pool();
-  const size_t blocks = static_cast<size_t>(pool.blocks), bytes = static_cast<size_t>(pool.bytes);
-  return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>(pool.data, {blocks, bytes}, program, {pool.stride, 1}));
+nb::bytes read_kv_block(const Program& program, int64_t block) {
+  const int64_t size = program.kv_block_bytes();
+  const KvPool& pool = program.kv_with(block, static_cast<size_t>(size));
+  const auto bytes = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, size));
+  if (!bytes.is_valid()) throw nb::python_error();
+  pool.read(block, reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(bytes.ptr())));
+  return bytes;
+}
+
+void write_kv_block(const Program& program, int64_t block, nb::handle data) {
+  const Bytes bytes("data", data);
+  program.kv_with(block, bytes.size()).write(block, bytes.data());
 }
 
 uint64_t checksum_of(nb::handle data) {
@@ -270,7 +277,9 @@ void bind_data(nb::class_<Program>& program) {
       .def("packed", &packed, "matrix"_a)
       .def("rope_table", &Program::rope_table, "inverse_frequencies"_a, "scale"_a)
       .def("kv_cache", &Program::kv_cache, nb::kw_only(), "layers"_a, "blocks"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a)
-      .def("kv_blocks", &kv_blocks)
+      .def("kv_block_bytes", &Program::kv_block_bytes)
+      .def("read_kv_block", &read_kv_block, "block"_a)
+      .def("write_kv_block", &write_kv_block, "block"_a, "data"_a)
       .def("num_matrices", &Program::matrix_count)
       .def("weight_bytes", &Program::weight_bytes)
       .def("kv_bytes_reserved", &Program::kv_bytes_reserved);

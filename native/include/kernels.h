@@ -10,8 +10,9 @@
 namespace legato {
 
 inline constexpr int kLanes = 16;
-inline constexpr int kBlock = 16;  // positions in a KV block
-inline constexpr int kGroup = 32;  // inputs that share one activation scale in Q8 form
+inline constexpr int kBlock = 16;   // positions in a KV block
+inline constexpr int kKvGroup = 8;  // blocks that lie together: a tile of attention, when they follow each other
+inline constexpr int kGroup = 32;   // inputs that share one activation scale in Q8 form
 
 enum class Format : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, kCount };
 
@@ -32,24 +33,6 @@ struct Matrix {
 
 enum class KvType : int32_t { F16, BF16, F32, I8 };
 
-// One layer of the paged cache.
-//   K: [block][kv_head][head_dim][16 positions]   V: [block][kv_head][16 positions][head_dim]
-// Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of
-// an odd head_dim have one zero behind them; what lies in the rest of the padding is never used):
-//   K: [block][kv_head][D/2][16 positions][2]     V: [block][kv_head][8 pairs of positions][D][2]
-// I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else (what lies in
-// the padding is never used):
-//   K: [block][kv_head]{[D/2][16 positions][2], scale[16]}   V: [block][kv_head]{[8 pairs of positions][D][2],
-//   scale[16]}
-struct KvLayer {
-  KvType type;
-  int32_t kv_heads, head_dim;
-  uint8_t* k;
-  uint8_t* v;
-  int64_t blocks;
-  int64_t block_stride;  // bytes from a block to the next, in k and in v: the layers of a block may lie together
-};
-
 // Bytes of one block of K or V for one KV head.
 static inline int64_t kv_head_bytes(KvType type, int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
@@ -57,6 +40,30 @@ static inline int64_t kv_head_bytes(KvType type, int64_t head_dim) {
   if (type == KvType::BF16) return padded * kBlock * 2;
   return head_dim * kBlock * (type == KvType::F32 ? 4 : 2);
 }
+
+// One layer of the paged cache: its blocks in groups of kKvGroup, and in a group the parts of one head side by side, so
+// that neighbours are read in a line.
+//   K, V: [group][kv_head][block of the group][part of a head]
+//   K's part: [head_dim][16 positions]            V's: [16 positions][head_dim]
+// Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of
+// an odd head_dim have one zero behind them; what lies in the rest of the padding is never used):
+//   K: [D/2][16 positions][2]                     V: [8 pairs of positions][D][2]
+// I8 stores a position's head as integers of -127..127 and one float scale, which depend on nothing else (what lies in
+// the padding is never used):
+//   K: [D/2][16 positions][2], scale[16]          V: [8 pairs of positions][D][2], scale[16]
+struct KvLayer {
+  KvType type;
+  int32_t kv_heads, head_dim;
+  uint8_t* k;
+  uint8_t* v;
+  int64_t blocks;
+  int64_t group_stride;  // bytes from a group to the next, in k and in v: the layers of a group may lie together
+
+  // Bytes from k, or from v, to a block's part of a head.
+  int64_t at(int64_t block, int64_t head) const {
+    return block / kKvGroup * group_stride + (head * kKvGroup + block % kKvGroup) * kv_head_bytes(type, head_dim);
+  }
+};
 inline constexpr int kMostInt8Dimensions = 512;  // so that sums of 16-bit times 8-bit products fit into 32 bits
 
 struct AttentionArgs {

@@ -226,11 +226,10 @@ class Worker {
     const int32_t* table = a_.block_tables + a_.sequences[p.row] * a_.table_stride;
     const int from = p.tile * kTile > p.low ? p.tile * kTile : p.low;
     const int to = (p.tile + 1) * kTile < p.high ? (p.tile + 1) * kTile : p.high;
-    const int64_t size = kv_head_bytes(a_.kv.type, a_.kv.head_dim);
     for (int b = from / kBlock; b * kBlock < to; ++b) {
-      const int64_t block = table[b] * a_.kv.block_stride, head = kv_head * size;
-      k[b % kTileBlocks] = (const Raw*)(a_.kv.k + block + head);
-      if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + block + head);
+      const int64_t at = a_.kv.at(table[b], kv_head);
+      k[b % kTileBlocks] = (const Raw*)(a_.kv.k + at);
+      if (v) v[b % kTileBlocks] = (const Raw*)(a_.kv.v + at);
     }
   }
 

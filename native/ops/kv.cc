@@ -41,15 +41,16 @@ void write_pair_bf16(int64_t dim, const float* even, const float* odd, uint16_t*
 }
 
 void write_bf16(const KvLayer& layer, const KvRows& x) {
-  const int64_t dim = layer.head_dim, padded = (dim + 15) / 16 * 16, head_bytes = kv_head_bytes(KvType::BF16, dim);
+  const int64_t dim = layer.head_dim, padded = (dim + 15) / 16 * 16;
   for (int64_t r = 0; r < x.rows; ++r) {
-    const int64_t slot = x.slots[r], offset = slot % kBlock, at = slot / kBlock * layer.block_stride;
+    const int64_t slot = x.slots[r], offset = slot % kBlock;
     const auto is_after = [&](int64_t row) { return row < x.rows && x.slots[row] == x.slots[row - 1] + 1; };
     const bool begins_pair = offset % 2 == 0 && is_after(r + 1), is_written = offset % 2 == 1 && r > 0 && is_after(r);
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const float *k = x.k + r * x.k_stride + h * dim, *v = x.v + r * x.v_stride + h * dim;
-      write_keys_bf16(dim, k, (uint16_t*)(layer.k + at + h * head_bytes) + 2 * offset);
-      uint16_t* values = (uint16_t*)(layer.v + at + h * head_bytes) + offset / 2 * (2 * padded);
+      const int64_t at = layer.at(slot / kBlock, h);
+      write_keys_bf16(dim, k, (uint16_t*)(layer.k + at) + 2 * offset);
+      uint16_t* values = (uint16_t*)(layer.v + at) + offset / 2 * (2 * padded);
       if (begins_pair) {
         write_pair_bf16(dim, v, v + x.v_stride, values);
       } else if (!is_written) {
@@ -119,18 +120,17 @@ void write_head_int8(int64_t dim, int64_t offset, const float* k, const float* v
 
 // k, v: [kv_heads][head_dim].
 void write_row(const KvLayer& layer, const float* k, const float* v, int64_t slot) {
-  const int64_t block = slot / kBlock * layer.block_stride, offset = slot % kBlock, dim = layer.head_dim;
+  const int64_t offset = slot % kBlock, dim = layer.head_dim;
   for (int64_t h = 0; h < layer.kv_heads; ++h, k += dim, v += dim) {
-    const int64_t key = h * dim * kBlock + offset, value = (h * kBlock + offset) * dim;
+    const int64_t at = layer.at(slot / kBlock, h), value = offset * dim;
     if (layer.type == KvType::I8) {
-      const int64_t head = block + h * kv_head_bytes(KvType::I8, dim);
-      write_head_int8(dim, offset, k, v, layer.k + head, layer.v + head);
+      write_head_int8(dim, offset, k, v, layer.k + at, layer.v + at);
     } else if (layer.type == KvType::F32) {
-      float* keys = reinterpret_cast<float*>(layer.k + block) + key;
-      write_head_f32(dim, k, v, keys, reinterpret_cast<float*>(layer.v + block) + value);
+      float* keys = reinterpret_cast<float*>(layer.k + at) + offset;
+      write_head_f32(dim, k, v, keys, reinterpret_cast<float*>(layer.v + at) + value);
     } else {
-      uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + block) + key;
-      write_head_f16(dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + block) + value);
+      uint16_t* keys = reinterpret_cast<uint16_t*>(layer.k + at) + offset;
+      write_head_f16(dim, k, v, keys, reinterpret_cast<uint16_t*>(layer.v + at) + value);
     }
   }
 }

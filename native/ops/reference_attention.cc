@@ -29,9 +29,8 @@ double element(KvType type, const uint8_t* data, int64_t index) {
   return x;
 }
 
-// Element (position, dimension) of a KV head's block of K or V.
-double kv_element(const KvLayer& kv, bool is_key, const uint8_t* block, int64_t head, int64_t position, int64_t d) {
-  const uint8_t* data = block + head * kv_head_bytes(kv.type, kv.head_dim);
+// Element (position, dimension) of a KV head's part of a block of K or V.
+double kv_element(const KvLayer& kv, bool is_key, const uint8_t* data, int64_t position, int64_t d) {
   const int64_t padded = (kv.head_dim + 15) / 16 * 16;
   const int64_t at = is_key ? (d / 2 * kBlock + position) * 2 + d % 2 : (position / 2 * padded + d) * 2 + position % 2;
   if (kv.type == KvType::BF16) return element(kv.type, data, at);
@@ -59,11 +58,11 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   std::vector<Score> scores;
   double greatest = -INFINITY, error = 0;
   for (int p = first; p <= position; ++p) {
-    const uint8_t* block = kv.k + table[p / kBlock] * kv.block_stride;
+    const uint8_t* block = kv.k + kv.at(table[p / kBlock], kv_head);
     Score s{0, 0};
     double squares = 0, sizes = 0, products = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      const double key = kv_element(kv, true, block, kv_head, p % kBlock, d), product = q[d] * key * a.scale;
+      const double key = kv_element(kv, true, block, p % kBlock, d), product = q[d] * key * a.scale;
       sizes += std::fabs(key);
       s.value += product;
       squares += product * product;
@@ -84,15 +83,15 @@ void one_head(const AttentionArgs& a, int row, int head, double* result, double*
   std::vector<double> sums((size_t)dim), sizes((size_t)dim), largest_of_tile((size_t)(position / 128 + 1));
   for (int p = first; p <= position; ++p) {
     const double weight = std::exp(scores[(size_t)(p - first)].value - greatest);
-    const uint8_t* block = kv.v + table[p / kBlock] * kv.block_stride;
+    const uint8_t* block = kv.v + kv.at(table[p / kBlock], kv_head);
     total += weight;
     if (kv.type == KvType::I8) {  // a tile's unit follows from its largest weight times scale
-      const int64_t scales = kv_head * kv_head_bytes(kv.type, dim) + (dim + 15) / 16 * 16 * kBlock;
+      const int64_t scales = (dim + 15) / 16 * 16 * kBlock;
       double& most = largest_of_tile[(size_t)(p / 128)];
       most = std::fmax(most, weight * element(KvType::F32, block + scales, p % kBlock));
     }
     for (int64_t d = 0; d < dim; ++d) {
-      const double v = weight * kv_element(kv, false, block, kv_head, p % kBlock, d);
+      const double v = weight * kv_element(kv, false, block, p % kBlock, d);
       sums[(size_t)d] += v;
       sizes[(size_t)d] += std::fabs(v);
     }

@@ -59,7 +59,7 @@ struct Scene {
     std::vector<int32_t> order((size_t)blocks);
     for (size_t i = 0; i < order.size(); ++i) order[i] = (int32_t)i;
     std::shuffle(order.begin(), order.end(), random);
-    const size_t bytes = (size_t)(blocks * c.kv_heads * kv_head_bytes(c.type, c.head_dim));
+    const size_t bytes = (size_t)((blocks + kKvGroup - 1) / kKvGroup * group_bytes());
     k.assign(bytes, 0xff);  // NaN in all types, of integers in their scales
     v.assign(bytes, 0xff);
     tables.assign(c.sequences.size() * (size_t)stride, 0);
@@ -95,21 +95,29 @@ struct Scene {
     for (float& x : q) x = normal(random);
   }
 
-  // Where an element lies in k or v.
+  // K or V of a group.
+  int64_t group_bytes() const { return kKvGroup * c.kv_heads * kv_head_bytes(c.type, c.head_dim); }
+
+  // Where a block's part of a head begins in k or v.
+  int64_t part(int64_t block, int head) const {
+    const int64_t group = block / 8, within = block % 8;
+    return ((group * c.kv_heads + head) * 8 + within) * kv_head_bytes(c.type, c.head_dim);
+  }
+
+  // Where an element lies in k or v, in elements.
   int64_t place(bool is_key, int64_t block, int head, int at, int64_t d) const {
-    const int64_t padded = (c.head_dim + 15) / 16 * 16;
+    const int64_t padded = (c.head_dim + 15) / 16 * 16, begin = part(block, head) / (c.type == KvType::F32 ? 4 : 2);
     if (c.type == KvType::BF16) {
-      return (block * c.kv_heads + head) * padded * kBlock +
-             (is_key ? (d / 2 * 16 + at) * 2 + d % 2 : (at / 2 * padded + d) * 2 + at % 2);
+      return begin + (is_key ? (d / 2 * 16 + at) * 2 + d % 2 : (at / 2 * padded + d) * 2 + at % 2);
     }
-    return (block * c.kv_heads + head) * c.head_dim * kBlock + (is_key ? d * kBlock + at : at * c.head_dim + d);
+    return begin + (is_key ? d * kBlock + at : at * c.head_dim + d);
   }
 
   // Random integers and a scale; the padding keeps its 0xff.
   void put_integers(std::vector<uint8_t>& to, bool is_key, int64_t block, int head, int at,
                     std::mt19937& random) const {
     const int64_t padded = (c.head_dim + 15) / 16 * 16;
-    uint8_t* data = to.data() + (block * c.kv_heads + head) * kv_head_bytes(c.type, c.head_dim);
+    uint8_t* data = to.data() + part(block, head);
     for (int64_t d = 0; d < c.head_dim; ++d) {
       const int64_t i = is_key ? (d / 2 * 16 + at) * 2 + d % 2 : (at / 2 * padded + d) * 2 + at % 2;
       data[i] = (uint8_t)std::uniform_int_distribution<int>(-127, 127)(random);
@@ -131,7 +139,7 @@ struct Scene {
 
   AttentionArgs args(float* out) {
     const int width = c.heads * c.head_dim;
-    const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks, (int64_t)k.size() / blocks};
+    const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks, group_bytes()};
     return {q.data(),
             width,
             out,

@@ -74,9 +74,12 @@ class Program:
         """Reserves the pool; dtype: float16 | bfloat16 | float32 | int8. Pages are touched when written, and
         16 MB ahead while the threads have nothing to do: the first touch would cost a prompt's step time.
         May be called once, before the first ``run`` and independent of the order of operators."""
-    def kv_blocks(self) -> NDArray[np.uint8]:
-        """The pool's memory [blocks, bytes], of all layers' keys and values; it can be written. Between
-        steps only. ValueError before ``kv_cache``."""
+    def kv_block_bytes(self) -> int:
+        """Bytes of a block: all layers' keys and values. ValueError before ``kv_cache``, as in the next two."""
+    def read_kv_block(self, block: int) -> bytes:
+        """Between steps only."""
+    def write_kv_block(self, block: int, data: bytes | NDArray[np.uint8]) -> None:
+        """Between steps only. ValueError if ``data`` has not ``kv_block_bytes`` bytes."""
     def num_matrices(self) -> int: ...
     def weight_bytes(self) -> int: ...
     def kv_bytes_reserved(self) -> int: ...

@@ -63,7 +63,7 @@ class Persistence:
         """In a thread: what makes the file sound, without touching the cache."""
         try:
             self._key = self._make_key()
-            kept = KeptBlocks(kept_file.read(self._path, self._key), self._memory.shape[1])
+            kept = KeptBlocks(kept_file.read(self._path, self._key), self._memory.kv_block_bytes())
             kept.verify(self._checksum)
             self._kept = kept
         except FileNotFoundError:
@@ -145,15 +145,14 @@ def persistence_of(
     """Of a model that the real loader has loaded."""
     from legato import _native as native
 
-    memory = loaded.program.kv_blocks()
     place = blake2b(repr(loaded.origin.place).encode(), digest_size=8).hexdigest()
     path = Path(folder).expanduser() / f"{loaded.info.name.replace('/', '--')}-{place}{SUFFIX}"
     return Persistence(
-        cache, memory, native.checksum, path, lambda: key_of(loaded, memory.shape[1]), most_bytes
+        cache, loaded.program, native.checksum, path, lambda: key_of(loaded), most_bytes
     )
 
 
-def key_of(loaded: LoadedModel, block_bytes: int) -> dict[str, Any]:
+def key_of(loaded: LoadedModel) -> dict[str, Any]:
     """What decides the bytes of a block: the weights as they are packed, whatever else the model's
     configuration says, the format of keys and values, and the build of the kernels."""
     from legato import _native as native
@@ -169,7 +168,7 @@ def key_of(loaded: LoadedModel, block_bytes: int) -> dict[str, Any]:
         "sources": [kept_file.identity(path) for path in loaded.origin.sources],
         "declared": blake2b(repr(loaded.origin.spec).encode(), digest_size=16).hexdigest(),
         "format": loaded.origin.place[1:],
-        "block_bytes": block_bytes,
+        "block_bytes": program.kv_block_bytes(),
         "build": build,
         "isa": program.isa,
     }

@@ -2,7 +2,8 @@
 
     free        nobody refers to it, its contents mean nothing
     cached      nobody refers to it, but the prefix index knows its contents; the least recently
-                used one is given away when no block is free
+                used one is given away when no block is free, and with it those that follow and lie in
+                the same group: whoever needs one will need its neighbours
     referenced  held by one or more sequences (or, for one step, as the source of a copy)
 
 The pool knows no requests and no tokens. Whoever ``take``s or ``retain``s a block must ``release``
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from legato.cache.free_blocks import GROUP_BLOCKS, FreeBlocks
 from legato.errors import EngineError
 
 
@@ -24,7 +26,7 @@ class BlockPool:
     def __init__(self, num_blocks: int, forget: Callable[[int], None]) -> None:
         self.num_blocks = num_blocks
         self._forget = forget
-        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 is given away first
+        self._free = FreeBlocks(num_blocks)
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._references = [0] * num_blocks
         self._kept = bytearray(num_blocks)  # 1: the index knows the block's contents
@@ -49,18 +51,24 @@ class BlockPool:
     def references(self, block: int) -> int:
         return self._references[block]
 
-    def take(self) -> int:
-        """A block for the caller alone. Raises EngineError if none is available: ask first."""
-        if self._free:
-            block = self._free.pop()
-        elif self._cached:
+    def take(self, index: int = 0, after: int | None = None) -> int:
+        """A block for the caller alone: place ``index`` of a sequence, whose last block is ``after``. Raises
+        EngineError if none is available: ask first."""
+        if not self._free:
+            self._give_up_cached()
+        block = self._free.take(index, after)
+        self._references[block] = 1
+        return block
+
+    def _give_up_cached(self) -> None:
+        if not self._cached:
+            raise EngineError("no KV block is available")
+        group = next(iter(self._cached)) // GROUP_BLOCKS
+        while self._cached and next(iter(self._cached)) // GROUP_BLOCKS == group:
             block, _ = self._cached.popitem(last=False)
             self._kept[block] = 0
             self._forget(block)
-        else:
-            raise EngineError("no KV block is available")
-        self._references[block] = 1
-        return block
+            self._free.add(block)
 
     def retain(self, block: int) -> None:
         """One more reference to a block that is referenced or cached."""
@@ -81,8 +89,9 @@ class BlockPool:
         if left == 0:
             if self._kept[block]:
                 self._cached[block] = None
+                self._free.share(block)
             else:
-                self._free.append(block)
+                self._free.add(block)
 
     def release_to_go_first(self, block: int) -> None:
         """``release``, but a kept block counts as the least recently used."""
@@ -99,14 +108,13 @@ class BlockPool:
         self._kept[block] = 0
         if self._references[block] == 0:
             del self._cached[block]
-            self._free.append(block)
+            self._free.add(block)
 
     def check_integrity(self, holders: Counter[int], indexed: set[int]) -> None:
         """Every block is free, cached or referenced, exactly as often as ``holders`` say, and the
         kept ones are the ``indexed`` ones. Raises EngineError otherwise."""
+        self._free.check_integrity()
         free = set(self._free)
-        if len(free) != len(self._free):
-            raise EngineError("a KV block is free twice")
         for block in range(self.num_blocks):
             held, kept = self._references[block], bool(self._kept[block])
             states = (block in free, block in self._cached, held > 0)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,18 @@ from legato.cache.kv import KVCache
 from legato.cache.prefix import Node
 
 Checksum = Callable[[Any], int]
-Blocks = NDArray[np.uint8]  # [num_blocks, bytes]
 HEADER_BYTES: Final = 200
 """Of a block's entry in the header, at most: what bounds their number there."""
+
+
+class Blocks(Protocol):
+    """Whose memory the pool is (a native Program); used between its steps."""
+
+    def kv_block_bytes(self) -> int: ...
+
+    def read_kv_block(self, block: int) -> bytes: ...
+
+    def write_kv_block(self, block: int, data: NDArray[np.uint8]) -> None: ...
 
 
 class AbandonedError(Exception):
@@ -99,8 +108,11 @@ def restore(cache: KVCache, kept: KeptBlocks, memory: Blocks, checksum: Checksum
     block has entered the cache.
     """
 
-    def fill(number: int, place: int) -> None:
-        kept.read(number, memory[place], checksum)
+    data = np.empty(memory.kv_block_bytes(), np.uint8)
+
+    def fill(number: int, block: int) -> None:
+        kept.read(number, data, checksum)
+        memory.write_kv_block(block, data)
 
     nodes: list[Node | None] = []
     for number, block in enumerate(kept.blocks):
@@ -127,7 +139,7 @@ def save(
 ) -> int:
     """Writes what a prefix may find, the most recently used first, as far as it fits. Returns how many
     blocks. Raises OSError, and AbandonedError as soon as ``is_urgent()``; the old file stays then."""
-    width = memory.shape[1]
+    width = memory.kv_block_bytes()
     most = min(most_bytes // width, kept_file.MAX_HEADER // HEADER_BYTES)
     nodes = cache.known(most)
     numbers = {id(node): number for number, node in enumerate(nodes)}
@@ -137,7 +149,7 @@ def save(
     for node in nodes:
         if is_urgent():
             raise AbandonedError
-        sum = checksum(memory[node.block])
+        sum = checksum(memory.read_kv_block(node.block))
         above = node.parent
         parent = -1 if above is None or above.parent is None else numbers[id(above)]
         entries.append([parent, salts[node.salt], list(node.tokens), f"{sum:x}"])
@@ -152,7 +164,7 @@ def save(
         for node in nodes:
             if is_urgent():
                 raise AbandonedError
-            yield memory[node.block]
+            yield memory.read_kv_block(node.block)
 
     kept_file.write(path, header, payload(), is_private=True)
     return len(nodes)

@@ -89,7 +89,8 @@ class KVCache:
     def _take(self, hold: Hold, match: Match, needed: int) -> int:
         hold.lane = self._lanes.pop()
         hold.blocks = [node.block for node in match.nodes]
-        hold.blocks += [self.pool.take() for _ in range(needed)]
+        for _ in range(needed):
+            self._append(hold)
         hold.indexed = len(match.nodes)
         hold.node = match.nodes[-1] if match.nodes else None
         self.tables[hold.lane, : len(hold.blocks)] = hold.blocks
@@ -110,11 +111,14 @@ class KVCache:
         if missing > self.pool.available:
             return False
         for _ in range(missing):
-            block = self.pool.take()
-            self.tables[hold.lane, len(hold.blocks)] = block
+            self._append(hold)
+            self.tables[hold.lane, len(hold.blocks) - 1] = hold.blocks[-1]
             self.num_changes += 1
-            hold.blocks.append(block)
         return True
+
+    def _append(self, hold: Hold) -> None:
+        after = hold.blocks[-1] if hold.blocks else None
+        hold.blocks.append(self.pool.take(len(hold.blocks), after))
 
     def copied(self, hold: Hold) -> None:
         """The step that copies has run: its source needs no protection any more."""
@@ -168,7 +172,8 @@ class KVCache:
     ) -> Node:
         """Enters ``tokens`` after ``parent`` with a block that ``fill`` writes, as the first to be given
         away. Returns the node that knows them. A block must be free."""
-        block = self.pool.take()
+        index, after = (parent.depth, parent.block) if parent is not None else (0, None)
+        block = self.pool.take(index, after)
         try:
             fill(block)
         except BaseException:

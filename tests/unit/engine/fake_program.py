@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from legato.batch import BLOCK_SIZE, Batch
 from legato.config import EngineConfig
@@ -72,6 +73,15 @@ class FakeProgram:
         # token and position of each slot; -1: never written
         self.memory = np.full((self.num_blocks, 2 * BLOCK_SIZE), -1)
         self.tokens, self.positions = np.hsplit(self.memory, 2)
+
+    def kv_block_bytes(self) -> int:
+        return int(self.memory[0].nbytes)
+
+    def read_kv_block(self, block: int) -> bytes:
+        return self.memory[block].tobytes()
+
+    def write_kv_block(self, block: int, data: NDArray[np.uint8]) -> None:
+        self.memory[block] = data.view(self.memory.dtype)
 
     def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
         if self.broken in batch.token_ids:

@@ -16,17 +16,25 @@ from legato.cache.prefix import PrefixIndex, common_length
 from legato.errors import EngineError
 
 
-def test_the_least_recently_used_block_is_given_away() -> None:
+def test_the_least_recently_used_blocks_are_given_away() -> None:
+    """One after the other, as long as they lie in the same group: 17 and 16, then 9, then 1 and 0."""
     forgotten: list[int] = []
-    pool = BlockPool(3, forgotten.append)
-    a, b, c = pool.take(), pool.take(), pool.take()
-    for block in (a, b, c):
+    pool = BlockPool(24, forgotten.append)
+    assert [pool.take() for _ in range(24)] == list(range(24))
+    for block in (16, 9, 0, 1, 17):
         pool.keep(block)
-    for block in (b, a, c):
+    for block in (16, 17, 9, 1, 0):
         pool.release(block)
-    pool.retain(b)
-    pool.release(b)
-    assert [pool.take(), pool.take(), pool.take()] == [a, c, b] == forgotten
+    pool.retain(16)
+    pool.release(16)
+    pool.retain(9)
+    pool.release(9)
+    assert pool.cached() == [9, 16, 0, 1, 17]
+    taken = []
+    for expected in ([17], [17, 1, 0], [17, 1, 0], [17, 1, 0, 16], [17, 1, 0, 16, 9]):
+        taken.append(pool.take())
+        assert forgotten == expected
+    assert taken == [17, 0, 1, 16, 9]
     with pytest.raises(EngineError, match="no KV block is available"):
         pool.take()
 

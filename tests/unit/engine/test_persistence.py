@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_program import FakeProgram, expected, model_info
 
@@ -39,9 +38,8 @@ class Life:
     ) -> None:
         self.program = FakeProgram(num_blocks=blocks)
         self.engine = Engine(self.program, model_info(blocks), EngineConfig(model="fake"))
-        self.memory = self.program.memory.view(np.uint8)
         self.kept = Persistence(
-            self.engine.kv_cache, self.memory, native.checksum, path, lambda: key or KEY, most
+            self.engine.kv_cache, self.program, native.checksum, path, lambda: key or KEY, most
         )
 
     def restore(self) -> int:
@@ -123,7 +121,7 @@ def test_what_comes_back_is_what_was_there(tmp_path: Path, seed: int) -> None:
 def test_all_of_it_comes_back(tmp_path: Path) -> None:
     path = kept(tmp_path)
     life = Life(path)
-    blocks = len(KeptBlocks(read(path, KEY), life.memory.shape[1]).blocks)
+    blocks = len(KeptBlocks(read(path, KEY), life.program.kv_block_bytes()).blocks)
     assert life.restore() == blocks > 10
     assert life.engine.stats().blocks_cached == blocks
     [request] = some_requests(0, 1)
@@ -178,7 +176,7 @@ def test_the_bound_holds_and_the_newest_stays(tmp_path: Path) -> None:
     check(requests, life.answer(requests))
     last = Request(id="l", prompt_token_ids=[9] * 40, params=SamplingParams(max_tokens=1))
     check([last], life.answer([last]))
-    assert life.memory.shape[1] == 256 and life.kept.write()
+    assert life.program.kv_block_bytes() == 256 and life.kept.write()
     blocks = KeptBlocks(read(path, KEY), 256).blocks
     assert len(blocks) == 20
     assert [block.tokens for block in blocks[:2]] == [(9,) * 16] * 2
@@ -292,7 +290,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
         life = Life(path)
         life.restore()
         save(
-            path, KEY, life.engine.kv_cache, life.memory, native.checksum,
+            path, KEY, life.engine.kv_cache, life.program, native.checksum,
             most_bytes=10**6, is_urgent=lambda: True,
         )  # fmt: skip
     assert path.read_bytes() == data
