@@ -296,8 +296,8 @@ class Worker {
     constexpr int kPart = value_part(NQ);
     float* state = (raw ? d_.raw_state : d_.state) + at * s_.padded;
     for (int i = 0; i < NQ; i += kPart, blend.skip(kPart)) {
-      value_range_pairs<kPart, true>(blocks_, Visible(), d_.scores + i * kTile, blend, s_.padded, 0,
-                                     state + (int64_t)i * s_.padded);
+      value_range_pairs<kPart, true, fetches_in_a_line(NQ)>(blocks_, Visible(), d_.scores + i * kTile, blend, s_.padded,
+                                                            0, state + (int64_t)i * s_.padded);
     }
   }
 
@@ -366,7 +366,7 @@ class Worker {
       const float* weights = d_.scores + i * kTile;
       float* sums = state + (int64_t)i * s_.padded;
       if constexpr (E::kProducts == Products::Pairs) {
-        value_range_pairs<kPart, false>(blocks_, half, weights, blend, s_.padded, 0, sums);
+        value_range_pairs<kPart, false, fetches_in_a_line(NQ)>(blocks_, half, weights, blend, s_.padded, 0, sums);
       } else if constexpr (E::kProducts == Products::Integers) {
         value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + i, (Mask16)(live >> i), blend,
                                     s_.padded, 0, sums);

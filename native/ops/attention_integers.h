@@ -125,12 +125,14 @@ inline void score_integers(const TileBlocks<IntegerElement>& tile, int block, co
   for (int i = 0; i < NQ; ++i) {
     for (int b = 0; b < NB; ++b) sum[i][b] = I32x16::splat(0);
   }
+  Ahead<IntegerElement, 2 * kBlock> beside(tile.beside + block, padded / 2, 0);
   for (int d = 0; d < padded; d += 2, q += 2 * NQ) {
     Pairs key[NB];
+    const int8_t* units = waits_for_memory(NQ) ? beside.next(NB) : nullptr;
 #pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) {
       key[b] = Pairs::load(tile.k[block + b] + d * kBlock);
-      if constexpr (waits_for_memory(NQ)) fetch(tile.beside[block + b] + d * kBlock);
+      if constexpr (waits_for_memory(NQ)) fetch(units + b * 2 * kBlock);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {
@@ -183,12 +185,14 @@ inline void value_integers(const TileBlocks<IntegerElement>& tile, int begin, in
   for (int i = 0; i < NQ; ++i) {
     for (int j = 0; j < ND; ++j) sum[i][j] = I32x16::splat(0);
   }
+  Ahead<IntegerElement, 32> ahead(tile.ahead, padded / 2, column / 16 * (kTile / 2) + begin * ND);
   for (int pair = begin; pair < end; ++pair) {
     const int block = pair / (kBlock / 2), at = 2 * (pair % (kBlock / 2) * padded + column);
     Pairs v[ND];
+    const int8_t* units = waits_for_memory(NQ) ? ahead.next(ND) : nullptr;
     for (int j = 0; j < ND; ++j) {
       v[j] = Pairs::load(tile.v[block] + at + 32 * j);
-      if constexpr (waits_for_memory(NQ)) fetch(tile.ahead[block] + at + 32 * j);
+      if constexpr (waits_for_memory(NQ)) fetch(units + 32 * j);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {

@@ -120,6 +120,12 @@ inline void narrow_query(const float* x, int head_dim, float scale, int stride, 
   }
 }
 
+// Whether what is fetched is counted: that takes instructions, which many queries that share a tile feel (AVX2, six of
+// them: 5 %).
+constexpr bool fetches_in_a_line(int queries) { return queries <= (kTurns == 1 ? 8 : 4); }
+constexpr int kLine = 2 * kBlock;  // elements
+using Lines = Ahead<BrainElement, kLine>;
+
 // Scores of NQ queries, [pairs][NQ][2], for NB blocks of a tile; `most` takes them in unless it is null: [NQ].
 template <int NQ, int NB>
 [[gnu::always_inline]] inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const Narrow* q,
@@ -128,14 +134,16 @@ template <int NQ, int NB>
   for (int i = 0; i < NQ; ++i) {
     for (int b = 0; b < NB; ++b) sum[i][b] = F32x16::zero();
   }
+  Lines beside(tile.beside + block, pairs, 0);
   for (int p = 0; p < pairs; ++p, q += 2 * NQ) {
+    const uint16_t* lines = fetches_in_a_line(NQ) ? beside.next(NB) : nullptr;
 #pragma GCC unroll 2
     for (int turn = 0; turn < kTurns; ++turn) {
       Factor key[NB];
 #pragma GCC unroll 8
       for (int b = 0; b < NB; ++b) {
         key[b] = Factor::load(tile.k[block + b] + p * 2 * kBlock, turn);
-        if (turn == 0) fetch(tile.beside[block + b] + p * 2 * kBlock);
+        if (turn == 0) fetch(lines ? lines + b * kLine : tile.beside[block + b] + p * kLine);
       }
 #pragma GCC unroll 12
       for (int i = 0; i < NQ; ++i) {
@@ -198,7 +206,7 @@ inline void weigh_whole(const TileBlocks<BrainElement>& tile, const Narrow* q, i
 }
 
 // Dimensions [column, column + 16 ND) of the weighted values of NQ queries.
-template <int NQ, int ND>
+template <int NQ, int ND, bool kInLine>
 struct PairColumns {
   const TileBlocks<BrainElement>& tile;
   const float* weights;  // [NQ][kTile], of each row the first kTile Narrows
@@ -208,15 +216,16 @@ struct PairColumns {
   // kIsSeen: every query sees both positions of all pairs [from, to).
   template <bool kIsSeen>
   [[gnu::always_inline]] inline void add(const Visible& seen, int from, int to) {
+    Lines ahead(tile.ahead, padded / 2, column / 16 * (kTile / 2) + from * ND);
     for (int pair = from; pair < to; ++pair) {
       const int block = pair / (kBlock / 2), at = 2 * (pair % (kBlock / 2) * padded + column);
-      const uint16_t *p = tile.v[block] + at, *next = tile.ahead[block] + at;
+      const uint16_t *p = tile.v[block] + at, *lines = kInLine ? ahead.next(ND) : tile.ahead[block] + at;
 #pragma GCC unroll 2
       for (int turn = 0; turn < kTurns; ++turn) {
         Factor v[ND];
         for (int j = 0; j < ND; ++j) {
           v[j] = Factor::load(p + 32 * j, turn);
-          if (turn == 0) fetch(next + 32 * j);
+          if (turn == 0) fetch(lines + kLine * j);
         }
 #pragma GCC unroll 12
         for (int i = 0; i < NQ; ++i) {
@@ -239,8 +248,8 @@ struct PairColumns {
 };
 
 // What each query sees of a tile, in ascending order.
-template <int NQ, int ND>
-inline void add_seen(PairColumns<NQ, ND>& work, const Visible& seen) {
+template <int NQ, int ND, bool kInLine>
+inline void add_seen(PairColumns<NQ, ND, kInLine>& work, const Visible& seen) {
   int low = kTile, high = 0, low_common = 0, high_common = kTile;
   for (int i = 0; i < NQ; ++i) {
     if (seen.low[i] < seen.high[i]) {
@@ -258,11 +267,11 @@ inline void add_seen(PairColumns<NQ, ND>& work, const Visible& seen) {
   work.template add<false>(seen, last, end);
 }
 
-// kIsWhole: every query sees the whole tile, whatever `seen` says.
-template <int NQ, int ND, bool kIsWhole>
+// kIsWhole: every query sees the whole tile, whatever `seen` says. kInLine: fetches_in_a_line of those that share it.
+template <int NQ, int ND, bool kIsWhole, bool kInLine>
 inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
                         const Blend& blend, int padded, int column, float* state) {
-  PairColumns<NQ, ND> work{tile, weights, padded, column, {}};
+  PairColumns<NQ, ND, kInLine> work{tile, weights, padded, column, {}};
   for (int i = 0; i < NQ; ++i) {
     for (int j = 0; j < ND; ++j) work.sum[i][j] = F32x16::zero();
   }
@@ -281,14 +290,15 @@ inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& see
     }
   }
 }
-template <int NQ, bool kIsWhole, int ND = columns_at_once(NQ)>
+template <int NQ, bool kIsWhole, bool kInLine, int ND = columns_at_once(NQ)>
 inline void value_range_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
                               const Blend& blend, int padded, int column, float* state) {
   for (; column + ND * 16 <= padded; column += ND * 16) {
-    value_pairs<NQ, ND, kIsWhole>(tile, seen, weights, blend, padded, column, state);
+    value_pairs<NQ, ND, kIsWhole, kInLine>(tile, seen, weights, blend, padded, column, state);
   }
   if constexpr (ND > 1) {
-    if (column < padded) value_range_pairs<NQ, kIsWhole, ND / 2>(tile, seen, weights, blend, padded, column, state);
+    if (column < padded)
+      value_range_pairs<NQ, kIsWhole, kInLine, ND / 2>(tile, seen, weights, blend, padded, column, state);
   }
 }
 
