@@ -51,12 +51,12 @@ class BlockPool:
     def references(self, block: int) -> int:
         return self._references[block]
 
-    def take(self, index: int = 0, after: int | None = None) -> int:
-        """A block for the caller alone: place ``index`` of a sequence, whose last block is ``after``. Raises
-        EngineError if none is available: ask first."""
+    def take(self, index: int = 0, after: int | None = None, coming: int = 1) -> int:
+        """A block for the caller alone: place ``index`` of a sequence whose last block is ``after``, the first
+        of ``coming`` that are taken now. Raises EngineError if none is available: ask first."""
         if not self._free:
             self._give_up_cached()
-        block = self._free.take(index, after)
+        block = self._free.take(index, after, coming)
         self._references[block] = 1
         return block
 
@@ -89,7 +89,7 @@ class BlockPool:
         if left == 0:
             if self._kept[block]:
                 self._cached[block] = None
-                self._free.share(block)
+                self._free.disown(block)
             else:
                 self._free.add(block)
 

@@ -89,8 +89,8 @@ class KVCache:
     def _take(self, hold: Hold, match: Match, needed: int) -> int:
         hold.lane = self._lanes.pop()
         hold.blocks = [node.block for node in match.nodes]
-        for _ in range(needed):
-            self._append(hold)
+        for coming in range(needed, 0, -1):
+            self._append(hold, coming)
         hold.indexed = len(match.nodes)
         hold.node = match.nodes[-1] if match.nodes else None
         self.tables[hold.lane, : len(hold.blocks)] = hold.blocks
@@ -110,15 +110,15 @@ class KVCache:
         missing = blocks_for(num_tokens) - len(hold.blocks)
         if missing > self.pool.available:
             return False
-        for _ in range(missing):
-            self._append(hold)
+        for coming in range(missing, 0, -1):
+            self._append(hold, coming)
             self.tables[hold.lane, len(hold.blocks) - 1] = hold.blocks[-1]
             self.num_changes += 1
         return True
 
-    def _append(self, hold: Hold) -> None:
+    def _append(self, hold: Hold, coming: int) -> None:
         after = hold.blocks[-1] if hold.blocks else None
-        hold.blocks.append(self.pool.take(len(hold.blocks), after))
+        hold.blocks.append(self.pool.take(len(hold.blocks), after, coming))
 
     def copied(self, hold: Hold) -> None:
         """The step that copies has run: its source needs no protection any more."""
