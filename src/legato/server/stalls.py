@@ -74,10 +74,11 @@ async def let_go_of_stalled(connections: Iterable[Connection], seconds: float) -
 
 
 def _acknowledged(connection: Connection) -> int | None:
-    """Bytes that this client's end has acknowledged; None when nothing waits for it."""
-    if connection.transport.is_closing():
-        return None
+    """Bytes that this client's end has acknowledged; None when nothing waits for it, or it is gone."""
     made = connection.transport.get_extra_info("socket")
-    told = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    try:
+        told = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    except OSError:
+        return None
     unacknowledged, acknowledged, unsent = TCP_INFO.unpack(told)
     return acknowledged if unacknowledged or unsent else None
