@@ -58,10 +58,10 @@ class FreeBlocks:
         self._shelves: list[dict[int, None]] = [{} for _ in range(OWNED + 1)]
         self._shelf_of = [-1] * len(firsts)
         self._num = num_blocks
-        if self._free[-1] != SETS[-1]:
-            self._owned[-1] = self._free[
-                -1
-            ]  # by nobody: whoever took it first would touch all the memory
+        if (
+            self._free[-1] != SETS[-1]
+        ):  # owned by nobody, so it goes last: until then its memory is untouched
+            self._owned[-1] = self._free[-1]
         for group in reversed(range(len(firsts))):
             self._put(group)
 
@@ -88,9 +88,10 @@ class FreeBlocks:
         for shelf in (*range(order, WHOLE + 1), *reversed(range(order))):
             if self._shelves[shelf]:
                 group, order = next(reversed(self._shelves[shelf])), min(order, shelf)
+                if order == WHOLE:  # a tile of attention shall lie in one group
+                    return self._begin(group, index % GROUP_BLOCKS, order)
                 place = FIRST[order][self._free[group] & ~self._owned[group]]
-                # A tile of attention shall lie in one group.
-                return self._begin(group, index % GROUP_BLOCKS if order == WHOLE else place, order)
+                return self._begin(group, place, order)
         group = next(reversed(self._shelves[OWNED]))
         return self._give(group, FIRST[0][self._free[group]])
 

@@ -23,6 +23,13 @@ def grow(cache: KVCache, hold: Hold, blocks: int, first_token: int) -> None:
         assert cache.extend(hold, num_tokens)
 
 
+def grow_in_turns(cache: KVCache, holds: list[Hold], lengths: range) -> None:
+    """To each number of blocks, one after the other."""
+    for blocks in lengths:
+        for number, hold in enumerate(holds):
+            grow(cache, hold, blocks, number * 10_000)
+
+
 def tiles(hold: Hold) -> list[list[int]]:
     """The sequence's blocks in parts of GROUP_BLOCKS."""
     return [hold.blocks[i : i + GROUP_BLOCKS] for i in range(0, len(hold.blocks), GROUP_BLOCKS)]
@@ -38,10 +45,8 @@ def is_in_a_line(blocks: list[int]) -> bool:
 def test_sequences_that_grow_in_turns_take_longer_and_longer_runs() -> None:
     cache = KVCache(num_blocks=800, lanes=8, max_len=16 * 64)
     holds = [Hold("") for _ in range(8)]
-    for blocks in range(1, 49):
-        for number, hold in enumerate(holds):
-            grow(cache, hold, blocks, number * 10_000)
-        cache.check_integrity(holds)
+    grow_in_turns(cache, holds, range(1, 49))
+    cache.check_integrity(holds)
     for hold in holds:
         pairs = [hold.blocks[i : i + 2] for i in range(8, 16, 2)]
         halves = [hold.blocks[i : i + 4] for i in range(16, 32, 4)]
@@ -54,9 +59,7 @@ def test_sequences_that_grow_in_turns_take_longer_and_longer_runs() -> None:
 def test_what_sequences_own_and_do_not_use_is_a_small_part(length: int) -> None:
     cache = KVCache(num_blocks=2000, lanes=16, max_len=16 * 64)
     holds = [Hold("") for _ in range(16)]
-    for blocks in range(1, length + 1):
-        for number, hold in enumerate(holds):
-            grow(cache, hold, blocks, number * 10_000)
+    grow_in_turns(cache, holds, range(1, length + 1))
     touched = max(max(hold.blocks) for hold in holds) + 1
     assert touched <= 1.25 * 16 * length
 
@@ -88,9 +91,7 @@ def test_short_sequences_share_groups() -> None:
     """They touch no more memory than they need."""
     cache = KVCache(num_blocks=800, lanes=40, max_len=16 * 64)
     holds = [Hold("") for _ in range(40)]
-    for blocks in range(1, 4):
-        for number, hold in enumerate(holds):
-            grow(cache, hold, blocks, number * 10_000)
+    grow_in_turns(cache, holds, range(1, 4))
     assert max(max(hold.blocks) for hold in holds) == 119
 
 
@@ -131,9 +132,7 @@ def test_what_a_sequence_owned_is_everybodys_when_it_ends() -> None:
 def test_when_no_group_is_left_every_block_is_still_given_away() -> None:
     cache = KVCache(num_blocks=61, lanes=4, max_len=16 * 64)
     holds = [Hold("") for _ in range(4)]
-    for blocks in range(1, 16):
-        for number, hold in enumerate(holds):
-            grow(cache, hold, blocks, number * 10_000)
+    grow_in_turns(cache, holds, range(1, 16))
     assert cache.pool.available == 1 and cache.extend(holds[0], 16 * BLOCK_SIZE)
     assert not cache.extend(holds[1], 16 * BLOCK_SIZE)
     assert sorted(block for hold in holds for block in hold.blocks) == list(range(61))
