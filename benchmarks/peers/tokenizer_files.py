@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from legato.gguf_file import read_metadata
-from legato.text.gguf_byte_level import byte_level_encoder
-from legato.text.gguf_keys import Keys, token_types
 from legato.text.tokenizer import Tokenizer, load_tokenizer
+from peers.library_byte_level import library_byte_level
 from peers.library_sentencepiece import library_sentencepiece
 
 BYTE_LEVEL: dict[str, Any] = {
@@ -38,12 +37,7 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(source)
     names: list[str] = list(metadata["tokenizer.ggml.tokens"])
     byte_level = metadata["tokenizer.ggml.model"] == "gpt2"
-    if byte_level:
-        keys = Keys(source, metadata)
-        encoder, _ = byte_level_encoder(keys, names, token_types(keys, len(names)))
-        backend = encoder.backend
-    else:
-        backend = library_sentencepiece(metadata)
+    backend = library_byte_level(metadata) if byte_level else library_sentencepiece(metadata)
     content = json.loads(backend.to_str())
     content["decoder"] = BYTE_LEVEL if byte_level else SENTENCEPIECE
     content["post_processor"] = _beginning(tokenizer)

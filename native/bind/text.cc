@@ -2,7 +2,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
 
+#include "../text/byte_level.h"
 #include "../text/sentencepiece.h"
 #include "buffer.h"
 
@@ -18,9 +20,45 @@ void check_id(const Pieces& pieces, int64_t id) {
   if (id < 0 || id >= pieces.size()) throw nb::index_error("id: not of the vocabulary");
 }
 
+// Strings as Python gives them: a buffer, and two of uint64 with the places of each in it.
+class HeldStrings {
+ public:
+  HeldStrings(nb::handle data, nb::handle starts, nb::handle ends)
+      : data_("data", data), starts_("starts", starts), ends_("ends", ends) {}
+  Strings view() const { return {data_.items<uint8_t>(), starts_.items<uint64_t>(), ends_.items<uint64_t>()}; }
+
+ private:
+  Bytes data_, starts_, ends_;
+};
+
 void construct_pieces(Pieces* self, nb::handle data, nb::handle starts, nb::handle ends) {
-  const Bytes held_data("data", data), held_starts("starts", starts), held_ends("ends", ends);
-  new (self) Pieces(held_data.items<uint8_t>(), held_starts.items<uint64_t>(), held_ends.items<uint64_t>());
+  new (self) Pieces(HeldStrings(data, starts, ends).view());
+}
+
+// A string of Python's as UTF-8. Not its own copy, which would stay as long as the string.
+class Text {
+ public:
+  explicit Text(nb::str text) : utf8_(nb::steal(PyUnicode_AsUTF8String(text.ptr()))) {
+    if (!utf8_.is_valid()) throw nb::python_error();
+  }
+  std::string_view view() const {
+    return {PyBytes_AS_STRING(utf8_.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(utf8_.ptr()))};
+  }
+
+ private:
+  nb::object utf8_;
+};
+
+nb::list list_of(const std::vector<int32_t>& ids) {
+  nb::list list;
+  for (const int32_t id : ids) list.append(id);
+  return list;
+}
+
+nb::list list_of(const std::vector<Named>& names) {
+  nb::list list;
+  for (const Named& name : names) list.append(nb::make_tuple(name.id, name.start, name.end));
+  return list;
 }
 
 nb::tuple places_of_strings(nb::handle data, uint64_t position, size_t count) {
@@ -29,28 +67,11 @@ nb::tuple places_of_strings(nb::handle data, uint64_t position, size_t count) {
   return nb::make_tuple(bytes(places.starts), bytes(places.ends));
 }
 
-// The vocabulary, and its pieces for those who ask for one by name.
+// What tokens spell, by the rules of either kind of vocabulary.
+template <class Rules>
 class Vocabulary {
  public:
-  Vocabulary(std::shared_ptr<Pieces> pieces, nb::handle types, nb::handle scores, int32_t unknown)
-      : pieces_(pieces),
-        rules_(pieces, Bytes("types", types).items<uint8_t>(), Bytes("scores", scores).items<float>(), unknown) {}
-
-  nb::tuple encode(nb::str text, bool parse_special, bool prefix) const {
-    // Not the string's own copy as UTF-8: it would stay as long as the string.
-    const nb::object utf8 = nb::steal(PyUnicode_AsUTF8String(text.ptr()));
-    if (!utf8.is_valid()) throw nb::python_error();
-    const std::string_view bytes(PyBytes_AS_STRING(utf8.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(utf8.ptr())));
-    Encoded encoded;
-    {
-      nb::gil_scoped_release release;
-      encoded = rules_.encode(bytes, parse_special, prefix);
-    }
-    nb::list ids, named;
-    for (const int32_t id : encoded.ids) ids.append(id);
-    for (const Named& name : encoded.named) named.append(nb::make_tuple(name.id, name.start, name.end));
-    return nb::make_tuple(ids, named);
-  }
+  Vocabulary(std::shared_ptr<Pieces> pieces, Rules rules) : rules_(std::move(rules)), pieces_(std::move(pieces)) {}
 
   nb::bytes spell(int64_t id) const {
     check_id(*pieces_, id);
@@ -68,9 +89,50 @@ class Vocabulary {
     return nb::make_tuple(nb::bytes(data.data(), data.size()), nb::bytes(ends.data(), ends.size() * sizeof(int32_t)));
   }
 
+ protected:
+  Rules rules_;
+
  private:
   std::shared_ptr<Pieces> pieces_;
-  SentencePiece rules_;
+};
+
+class SentencePieceVocabulary : public Vocabulary<SentencePiece> {
+ public:
+  SentencePieceVocabulary(std::shared_ptr<Pieces> pieces, nb::handle types, nb::handle scores, int32_t unknown)
+      : Vocabulary(pieces, SentencePiece(pieces, Bytes("types", types).items<uint8_t>(),
+                                         Bytes("scores", scores).items<float>(), unknown)) {}
+
+  nb::tuple encode(nb::str text, bool parse_special, bool prefix) const {
+    const Text utf8(text);
+    Encoded encoded;
+    {
+      nb::gil_scoped_release release;
+      encoded = rules_.encode(utf8.view(), parse_special, prefix);
+    }
+    return nb::make_tuple(list_of(encoded.ids), list_of(encoded.named));
+  }
+};
+
+class ByteLevelVocabulary : public Vocabulary<ByteLevel> {
+ public:
+  ByteLevelVocabulary(std::shared_ptr<Pieces> pieces, nb::handle types, nb::handle data, nb::handle starts,
+                      nb::handle ends, bool whole_words)
+      : Vocabulary(pieces, ByteLevel(pieces, Bytes("types", types).items<uint8_t>(),
+                                     HeldStrings(data, starts, ends).view(), whole_words)) {}
+
+  nb::list names(nb::str text, bool parse_special) const {
+    return list_of(rules_.names().find(Text(text).view(), parse_special));
+  }
+
+  nb::list encode(nb::str text, const std::vector<uint32_t>& ends) const {
+    const Text utf8(text);
+    std::vector<int32_t> ids;
+    {
+      nb::gil_scoped_release release;
+      ids = rules_.encode(utf8.view(), ends);
+    }
+    return list_of(ids);
+  }
 };
 
 }  // namespace
@@ -87,12 +149,19 @@ NB_MODULE(_text, m) {
              return text(self[static_cast<int32_t>(id)]);
            })
       .def("find", &Pieces::find, "piece"_a);
-  nb::class_<Vocabulary>(m, "SentencePiece")
+  nb::class_<SentencePieceVocabulary>(m, "SentencePiece")
       .def(nb::init<std::shared_ptr<Pieces>, nb::handle, nb::handle, int32_t>(), "pieces"_a, "types"_a, "scores"_a,
            "unknown"_a)
-      .def("encode", &Vocabulary::encode, "text"_a, nb::kw_only(), "parse_special"_a, "prefix"_a)
-      .def("spell", &Vocabulary::spell, "id"_a)
-      .def("spell_all", &Vocabulary::spell_all, "count"_a);
+      .def("encode", &SentencePieceVocabulary::encode, "text"_a, nb::kw_only(), "parse_special"_a, "prefix"_a)
+      .def("spell", &SentencePieceVocabulary::spell, "id"_a)
+      .def("spell_all", &SentencePieceVocabulary::spell_all, "count"_a);
+  nb::class_<ByteLevelVocabulary>(m, "ByteLevel")
+      .def(nb::init<std::shared_ptr<Pieces>, nb::handle, nb::handle, nb::handle, nb::handle, bool>(), "pieces"_a,
+           "types"_a, "merges"_a, "starts"_a, "ends"_a, nb::kw_only(), "whole_words"_a)
+      .def("names", &ByteLevelVocabulary::names, "text"_a, nb::kw_only(), "parse_special"_a)
+      .def("encode", &ByteLevelVocabulary::encode, "text"_a, "ends"_a)
+      .def("spell", &ByteLevelVocabulary::spell, "id"_a)
+      .def("spell_all", &ByteLevelVocabulary::spell_all, "count"_a);
 }
 
 }  // namespace legato

@@ -2,7 +2,6 @@
 // that make the best, the left one first, until there are none.
 #include <algorithm>
 #include <cstdio>
-#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "../text/sentencepiece.h"
 #include "expect.h"
+#include "strings.h"
 
 using namespace legato;
 
@@ -27,17 +27,6 @@ struct Vocabulary {
     return found == tokens.end() ? -1 : static_cast<int32_t>(found - tokens.begin());
   }
 };
-
-std::shared_ptr<Pieces> pieces(const std::vector<std::string>& tokens) {
-  std::string data;
-  std::vector<uint64_t> starts, ends;
-  for (const std::string& token : tokens) {
-    starts.push_back(data.size());
-    data += token;
-    ends.push_back(data.size());
-  }
-  return std::make_shared<Pieces>(std::span(reinterpret_cast<const uint8_t*>(data.data()), data.size()), starts, ends);
-}
 
 // Id 0 is unknown, 1 a control token, 2 user-defined; the others are letters, and two tokens joined.
 Vocabulary random_vocabulary(std::mt19937& draw, const std::vector<std::string>& letters) {

@@ -72,14 +72,23 @@ int character_length(uint8_t first) {
   return first < 0xf5 ? 4 : 0;
 }
 
-Pieces::Pieces(std::span<const uint8_t> data, std::span<const uint64_t> starts, std::span<const uint64_t> ends) {
-  const size_t count = starts.size();
-  if (ends.size() != count) throw std::invalid_argument("starts and ends differ in length");
-  if (count > kMost) throw std::invalid_argument("more than 2^30 strings");
+void Strings::check() const {
+  if (ends.size() != size()) throw std::invalid_argument("starts and ends differ in length");
+  if (size() > kMost) throw std::invalid_argument("more than 2^30 strings");
+}
+
+std::string_view Strings::operator[](size_t index) const {
+  const uint64_t start = starts[index], end = ends[index];
+  if (start > end || end > data.size()) fail(index, "lies outside of the file");
+  return {reinterpret_cast<const char*>(data.data()) + start, end - start};
+}
+
+Pieces::Pieces(const Strings& strings) {
+  strings.check();
+  const size_t count = strings.size();
   uint64_t bytes = 0;
   for (size_t id = 0; id < count; ++id) {
-    if (starts[id] > ends[id] || ends[id] > data.size()) fail(id, "lies outside of the file");
-    bytes += ends[id] - starts[id];
+    bytes += strings[id].size();
     if (bytes > kMost) throw std::invalid_argument("strings of more than 2^30 bytes");
   }
   text_.reserve(bytes);
@@ -87,7 +96,7 @@ Pieces::Pieces(std::span<const uint8_t> data, std::span<const uint64_t> starts, 
   table_.resize(std::bit_ceil(2 * count + 1));
   id_mask_ = static_cast<uint32_t>((uint64_t{1} << std::bit_width(count)) - 1);
   for (size_t id = 0; id < count; ++id) {
-    const std::string_view piece(reinterpret_cast<const char*>(data.data()) + starts[id], ends[id] - starts[id]);
+    const std::string_view piece = strings[id];
     if (!is_utf8(piece)) fail(id, "is not UTF-8");
     if (piece.empty()) {
       text_ += "[EMPTY_" + std::to_string(id) + "]";

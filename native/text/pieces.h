@@ -9,11 +9,23 @@
 
 namespace legato {
 
+// Strings that lie in a file: each is data[starts[i]..ends[i]).
+struct Strings {
+  std::span<const uint8_t> data;
+  std::span<const uint64_t> starts, ends;
+
+  size_t size() const { return starts.size(); }
+  // Both throw std::invalid_argument: the first if there are not as many ends as starts, the second if the
+  // string lies outside of the data.
+  void check() const;
+  std::string_view operator[](size_t index) const;
+};
+
 class Pieces {
  public:
-  // Piece `id` is data[starts[id]..ends[id]), which is copied; an empty one is called [EMPTY_id]. Throws
-  // std::invalid_argument saying which piece is not UTF-8, lies outside of the data or occurs twice.
-  Pieces(std::span<const uint8_t> data, std::span<const uint64_t> starts, std::span<const uint64_t> ends);
+  // The strings are copied; an empty one is called [EMPTY_id]. Throws std::invalid_argument saying which one is not
+  // UTF-8, lies outside of the data or occurs twice.
+  explicit Pieces(const Strings& strings);
 
   int32_t size() const { return static_cast<int32_t>(ends_.size()); }
   std::string_view operator[](int32_t id) const;

@@ -13,23 +13,15 @@
 #include <string_view>
 #include <vector>
 
+#include "joining.h"
+#include "names.h"
 #include "pieces.h"
 
 namespace legato {
 
-// Values of GGUF's tokenizer.ggml.token_type.
-enum class TokenType : uint8_t { kUndefined, kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
-
-// A control token that stands in a text: its id, and where its name is, in characters.
-struct Named {
-  int32_t id;
-  int64_t start;
-  int64_t end;
-};
-
 struct Encoded {
   std::vector<int32_t> ids;
-  std::vector<Named> named;
+  std::vector<Named> named;  // control tokens
 };
 
 class SentencePiece {
@@ -47,21 +39,14 @@ class SentencePiece {
   std::string spell(int32_t id) const;
 
  private:
-  class Joining;
+  class Cutting;
 
-  bool is_control(int32_t id) const;
-  bool is_name(int32_t id) const { return is_control(id) || type(id) == TokenType::kUserDefined; }
-  TokenType type(int32_t id) const { return types_[static_cast<size_t>(id)]; }
   int32_t rank(int32_t id) const { return ranks_[static_cast<size_t>(id)]; }
-  // The longest name that begins at `at`; -1 if none does.
-  int32_t name_at(std::string_view text, size_t at) const;
-  void encode_stretch(std::string_view text, bool prefix, Joining& joining, std::vector<int32_t>& ids) const;
+  void encode_stretch(std::string_view text, bool prefix, Cutting& cutting) const;
 
   std::shared_ptr<const Pieces> pieces_;
-  std::vector<TokenType> types_;
+  Names names_;
   std::vector<int32_t> ranks_;  // the best token is 0; -1: nothing is joined to it
-  std::vector<int32_t> names_;  // ids, in the order of their spelling
-  std::array<bool, 256> begins_name_{};
   std::array<int32_t, 256> byte_ids_{};
   int32_t unknown_;
   uint32_t longest_ = 0;         // bytes of a token that something is joined to

@@ -44,3 +44,30 @@ class SentencePiece:
     def spell_all(self, count: int) -> tuple[bytes, bytes]:
         """The bytes of the ids below ``count``, one after the other, and where each one's end (int32).
         Ids that the vocabulary does not have spell nothing."""
+
+class ByteLevel:
+    """Immutable, so safe to use from several threads."""
+
+    def __init__(
+        self, pieces: Pieces, types: Any, merges: Any, starts: Any, ends: Any, *, whole_words: bool
+    ) -> None:
+        """``types``: a buffer of uint8, values of ``tokenizer.ggml.token_type``; ``merges``: a buffer;
+        ``starts``, ``ends``: buffers of uint64, where each merge lies in it: two pieces with a space
+        between them, the best first. With ``whole_words`` a word that is a token is that token,
+        whatever the merges say. ValueError names what does not fit.
+        """
+
+    def names(self, text: str, *, parse_special: bool) -> list[tuple[int, int, int]]:
+        """(id, start, end) of each control and user-defined token whose name is in ``text``; of control
+        tokens only with ``parse_special``. UnicodeEncodeError if ``text`` has surrogates."""
+
+    def encode(self, text: str, ends: list[int]) -> list[int]:
+        """Token ids of a text whose words end at ``ends``, the last where the text does (ValueError);
+        without a control token. Bytes that have no token are left out. Lets go of Python's lock."""
+
+    def spell(self, id: int) -> bytes:
+        """The bytes that a token stands for. Raises IndexError."""
+
+    def spell_all(self, count: int) -> tuple[bytes, bytes]:
+        """The bytes of the ids below ``count``, one after the other, and where each one's end (int32).
+        Ids that the vocabulary does not have spell nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -22,6 +23,17 @@ class Encoded(Protocol):
 
     def controls(self) -> list[tuple[int, int, int]]:
         """(id, start, end) of each control token, with the white space that it swallows."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as tokens, whose control tokens are known."""
+
+    ids: list[int]
+    named: list[tuple[int, int, int]]
+
+    def controls(self) -> list[tuple[int, int, int]]:
+        return self.named
 
 
 class Encoder(Protocol):

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from legato._text import Pieces
 from legato.gguf_file import read_metadata
 from legato.text.encoder import Encoder
 from legato.text.gguf_keys import TURN_ENDS, Keys, added_ids, end_turns, token_types
-from legato.text.sentencepiece import SentencePieceEncoder, pieces_of
+from legato.text.pieces import pieces_of
+from legato.text.pretokenizers import RECIPES, Recipe
+from legato.text.sentencepiece import SentencePieceEncoder
 from legato.text.vocabulary import Tokenizer
 
 _END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
@@ -33,18 +36,19 @@ def build_gguf_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer:
     if not tokens:
         keys.fail("tokens", "is empty")
     types = token_types(keys, len(tokens))
+    if kind not in ("gpt2", "llama"):
+        keys.unsupported("model", f"tokenizer {kind!r} is not supported (supported: gpt2, llama)")
+    pieces = _pieces(keys, tokens)
+    end_turns(types, (id for name in TURN_ENDS if (id := pieces.find(name)) >= 0))
+    special, user_defined = added_ids(types)
     space_prefix = kind == "llama" and keys.flag("add_space_prefix", True)
     if kind == "llama":
-        encoder: Encoder = _sentencepiece(keys, tokens, types, space_prefix)
+        encoder: Encoder = _sentencepiece(keys, pieces, types, space_prefix)
         add_bos = True
-    elif kind == "gpt2":
-        # Imported where it is needed: the library takes memory and time.
-        from legato.text.gguf_byte_level import byte_level_encoder
-
-        encoder, add_bos = byte_level_encoder(keys, tokens, types)
     else:
-        keys.unsupported("model", f"tokenizer {kind!r} is not supported (supported: gpt2, llama)")
-    special, user_defined = added_ids(types)
+        recipe = _recipe(keys)
+        encoder = _byte_level(keys, pieces, types, recipe, special)
+        add_bos = recipe.add_bos
     bos = keys.token("bos_token_id", len(tokens))
     eos = keys.token("eos_token_id", len(tokens))
     return Tokenizer(
@@ -71,16 +75,16 @@ def _end_ids(keys: Keys, tokens: Sequence[str], special: list[int]) -> list[int]
     return list(dict.fromkeys(ends))
 
 
-def _sentencepiece(
-    keys: Keys, tokens: Sequence[str], types: bytearray, space_prefix: bool
-) -> Encoder:
+def _pieces(keys: Keys, tokens: Sequence[str]) -> Pieces:
     try:
-        pieces = pieces_of(tokens)
+        return pieces_of(tokens)
     except ValueError as error:
         keys.fail("tokens", str(error))
-    end_turns(types, (id for name in TURN_ENDS if (id := pieces.find(name)) >= 0))
-    scores = keys.array("scores", float, len(tokens))
-    unknown = keys.token("unknown_token_id", len(tokens))
+
+
+def _sentencepiece(keys: Keys, pieces: Pieces, types: bytearray, space_prefix: bool) -> Encoder:
+    scores = keys.array("scores", float, len(pieces))
+    unknown = keys.token("unknown_token_id", len(pieces))
     try:
         return SentencePieceEncoder(
             pieces,
@@ -91,3 +95,24 @@ def _sentencepiece(
         )
     except ValueError as error:
         keys.fail("scores", str(error))
+
+
+def _recipe(keys: Keys) -> Recipe:
+    name = "default" if keys.get("pre") is None else keys.text("pre")
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        keys.unsupported("pre", f"pre-tokenizer {name!r} is not supported")
+    return recipe
+
+
+def _byte_level(
+    keys: Keys, pieces: Pieces, types: bytearray, recipe: Recipe, special_ids: list[int]
+) -> Encoder:
+    # Imported where it is needed: the library that cuts words takes memory and time.
+    from legato.text.byte_level import ByteLevelEncoder
+
+    merges = keys.array("merges", str)
+    try:
+        return ByteLevelEncoder(pieces, bytes(types), merges, recipe, special_ids=special_ids)
+    except ValueError as error:
+        keys.fail("merges", str(error))

@@ -1,4 +1,4 @@
-"""Encodes with the ``tokenizers`` library: every kind of vocabulary that tokenizer.json describes, and byte-level BPE."""
+"""Encodes with the ``tokenizers`` library: every kind of vocabulary that tokenizer.json describes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import corpus
 import pytest
-import tokenizers
+from against_library import Both, check, jumbles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained import sentencepiece_metadata, train_sentencepiece
@@ -22,13 +22,10 @@ from peers.library_sentencepiece import library_sentencepiece
 from legato._text import Pieces, SentencePiece
 from legato.errors import ModelError
 from legato.gguf_file import read_metadata
-from legato.text.encoder import Place
 from legato.text.gguf_keys import TokenType
 from legato.text.gguf_tokenizer import build_gguf_tokenizer
-from legato.text.sentencepiece import pieces_of
+from legato.text.pieces import pieces_of
 from legato.text.vocabulary import Tokenizer
-
-Both = tuple[Tokenizer, tokenizers.Tokenizer]
 
 
 def both(metadata: dict[str, Any]) -> Both:
@@ -44,39 +41,6 @@ def gemma(gemma3_path: Path) -> Both:
 def trained(request: pytest.FixtureRequest) -> Both:
     model = train_sentencepiece(space_prefix=request.param)
     return both(sentencepiece_metadata(model, space_prefix=request.param))
-
-
-def check(pair: Both, text: str) -> None:
-    ours, library = pair
-    for parse_special in (True, False):
-        library.encode_special_tokens = not parse_special
-        encoding = library.encode(text, add_special_tokens=False)
-        encoded = ours._encoder.encode(text, parse_special, Place.START)
-        assert encoded.ids == encoding.ids, (text, parse_special)
-        special = [
-            (id, start, end)
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if parse_special and id in ours.special_ids and text[start:end] == ours.token_text(id)
-        ]
-        assert encoded.controls() == special, (text, parse_special)
-
-
-def jumbles(ours: Tokenizer, count: int) -> list[str]:
-    """Words and letters of the corpus, tokens and names of the vocabulary, spaces: in any order."""
-    draw = random.Random(5)
-    letters = sorted(set("".join(corpus.ALL_TEXTS)))
-    words = [word for text in corpus.ALL_TEXTS for word in text.split(" ")]
-    names = [ours.token_text(id) for id in ours.added_ids]
-    kinds = (
-        lambda: draw.choice(words),
-        lambda: draw.choice(letters),
-        lambda: " " * draw.randrange(1, 5),
-        lambda: draw.choice(names),
-        lambda: draw.choice(names)[: draw.randrange(1, 9)],
-        lambda: ours.token_text(draw.randrange(ours.vocab_size)),
-        lambda: chr(draw.choice((draw.randrange(0xD800), draw.randrange(0xE000, 0x110000)))),
-    )
-    return ["".join(draw.choice(kinds)() for _ in range(30)) for _ in range(count)]
 
 
 def test_gemma_gives_the_librarys_ids(gemma: Both) -> None:

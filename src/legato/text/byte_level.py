@@ -1,0 +1,49 @@
+"""Encodes with a byte-level BPE vocabulary, as GGUF files hold it (``native/text``).
+
+The ``tokenizers`` library cuts the text into words; it would need the vocabulary twice and the merges to
+join them (docs/benchmarks.md, "Start").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from legato._text import ByteLevel, Pieces
+from legato.text.encoder import Place, Tokens
+from legato.text.pieces import NativeVocabulary, buffers
+from legato.text.pretokenizers import Recipe
+from legato.text.word_cutter import WordCutter
+
+
+class ByteLevelEncoder(NativeVocabulary):
+    """``types`` are values of ``tokenizer.ggml.token_type``, ``special_ids`` those of control tokens;
+    ``merges``: two pieces with a space between them, the best first. Raises ValueError naming what does
+    not fit."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        types: bytes,
+        merges: Sequence[str],
+        recipe: Recipe,
+        *,
+        special_ids: Iterable[int],
+    ) -> None:
+        self._rules = ByteLevel(pieces, types, *buffers(merges), whole_words=recipe.ignore_merges)
+        super().__init__(pieces, self._rules)
+        self._special_ids = frozenset(special_ids)
+        self._cutter = WordCutter(recipe)
+
+    def encode(self, text: str, parse_special: bool, place: Place) -> Tokens:
+        names = self._rules.names(text, parse_special=parse_special)
+        ids: list[int] = []
+        at = 0
+        for id, start, end in names:
+            ids += self._encode_words(text[at:start])
+            ids.append(id)
+            at = end
+        ids += self._encode_words(text[at:])
+        return Tokens(ids, [name for name in names if name[0] in self._special_ids])
+
+    def _encode_words(self, text: str) -> list[int]:
+        return self._rules.encode(*self._cutter.cut(text)) if text else []

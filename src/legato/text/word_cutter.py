@@ -1,0 +1,37 @@
+"""Cuts a text into words as a byte-level vocabulary's ``Recipe`` says, with the ``tokenizers`` library's expressions."""
+
+from __future__ import annotations
+
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
+
+from legato.text.library_encoder import LONG
+from legato.text.pretokenizers import Recipe
+
+_UNKNOWN = ""
+
+
+class WordCutter:
+    """Safe to use from several threads."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        # Its vocabulary is one unknown word, so that it answers with where each word ends and keeps nothing.
+        self._library = tokenizers.Tokenizer(models.WordLevel({_UNKNOWN: 0}, _UNKNOWN))
+        self._library.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+                for pattern in recipe.patterns
+            ]
+        )
+        self._composing = normalizers.NFC() if recipe.nfc else None
+
+    def cut(self, text: str) -> tuple[str, list[int]]:
+        """The text as the recipe normalizes it, and where each of its words ends. Lets go of Python's
+        lock if the text is long."""
+        if self._composing is not None and not text.isascii():
+            text = self._composing.normalize_str(text)
+        if len(text) < LONG:
+            encoding = self._library.encode(text, add_special_tokens=False)
+        else:
+            encoding = self._library.encode_batch([text], add_special_tokens=False)[0]
+        return text, [end for _, end in encoding.offsets]
