@@ -148,7 +148,7 @@ NB_MODULE(_text, m) {
              check_id(self, id);
              return text(self[static_cast<int32_t>(id)]);
            })
-      .def("find", &Pieces::find, "piece"_a);
+      .def("find", [](const Pieces& self, nb::str piece) { return self.find(Text(piece).view()); }, "piece"_a);
   nb::class_<SentencePieceVocabulary>(m, "SentencePiece")
       .def(nb::init<std::shared_ptr<Pieces>, nb::handle, nb::handle, int32_t>(), "pieces"_a, "types"_a, "scores"_a,
            "unknown"_a)

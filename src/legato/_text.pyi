@@ -19,7 +19,7 @@ class Pieces:
     def __len__(self) -> int: ...
     def __getitem__(self, id: int) -> str: ...
     def find(self, piece: str) -> int:
-        """The id of a piece; -1 if there is none."""
+        """The id of a piece; -1 if there is none. UnicodeEncodeError if it has surrogates."""
 
 class SentencePiece:
     """Immutable, so safe to use from several threads."""

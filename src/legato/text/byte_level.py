@@ -1,7 +1,7 @@
-"""Encodes with a byte-level BPE vocabulary, as GGUF files hold it (``native/text``).
+"""Encodes with a byte-level BPE vocabulary (``native/text``).
 
-The ``tokenizers`` library cuts the text into words; it would need the vocabulary twice and the merges to
-join them (docs/benchmarks.md, "Start").
+The ``tokenizers`` library cuts the text into words. To join them, it would hold the vocabulary twice, and its
+merges (docs/benchmarks.md, "Start").
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Iterable, Sequence
 from legato._text import ByteLevel, Pieces
 from legato.text.encoder import Place, Tokens
 from legato.text.pieces import NativeVocabulary, buffers
-from legato.text.pretokenizers import Recipe
 from legato.text.word_cutter import WordCutter
 
 
 class ByteLevelEncoder(NativeVocabulary):
     """``types`` are values of ``tokenizer.ggml.token_type``, ``special_ids`` those of control tokens;
-    ``merges``: two pieces with a space between them, the best first. Raises ValueError naming what does
-    not fit."""
+    ``merges``: two pieces with a space between them, the best first; ``whole_words``: a word that is a
+    token is that token, whatever they say. Raises ValueError naming what does not fit."""
 
     def __init__(
         self,
         pieces: Pieces,
         types: bytes,
         merges: Sequence[str],
-        recipe: Recipe,
+        cutter: WordCutter,
         *,
+        whole_words: bool,
         special_ids: Iterable[int],
     ) -> None:
-        self._rules = ByteLevel(pieces, types, *buffers(merges), whole_words=recipe.ignore_merges)
+        self._rules = ByteLevel(pieces, types, *buffers(merges), whole_words=whole_words)
         super().__init__(pieces, self._rules)
         self._special_ids = frozenset(special_ids)
-        self._cutter = WordCutter(recipe)
+        self._cutter = cutter
 
     def encode(self, text: str, parse_special: bool, place: Place) -> Tokens:
         names = self._rules.names(text, parse_special=parse_special)

@@ -110,9 +110,16 @@ def _byte_level(
 ) -> Encoder:
     # Imported where it is needed: the library that cuts words takes memory and time.
     from legato.text.byte_level import ByteLevelEncoder
+    from legato.text.word_cutter import WordCutter
 
-    merges = keys.array("merges", str)
     try:
-        return ByteLevelEncoder(pieces, bytes(types), merges, recipe, special_ids=special_ids)
+        return ByteLevelEncoder(
+            pieces,
+            bytes(types),
+            keys.array("merges", str),
+            WordCutter.of(recipe),
+            whole_words=recipe.ignore_merges,
+            special_ids=special_ids,
+        )
     except ValueError as error:
         keys.fail("merges", str(error))

@@ -1,6 +1,6 @@
 """Reads a Hugging Face folder's tokenizer: ``tokenizer.json`` and the small files around it.
 
-tokenizer.json           the vocabulary and every rule: read by the ``tokenizers`` library
+tokenizer.json           the vocabulary and every rule
 tokenizer_config.json    names of BOS and EOS; may override whether they are added
 special_tokens_map.json  the same names, in older folders
 generation_config.json   the ids that end an answer (one or a list); config.json in older folders
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from legato.errors import ModelError, UnsupportedModelError
+from legato.text.encoder import Encoder
+from legato.text.hf_byte_level import read_byte_level
 from legato.text.hf_files import read_json, special_token_names, token_name
 from legato.text.library_encoder import LibraryEncoder
 from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
@@ -32,32 +35,61 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         raise UnsupportedModelError(
             f"{folder}: there is no tokenizer.json (tokenizers in other files are not supported)"
         )
-    backend = _backend(path)
+    vocabulary = _native(path) or _library(path)
     config = read_json(folder / "tokenizer_config.json")
-    spelling, space_prefix = _spelling(path, backend)
-    added = backend.get_added_tokens_decoder()
-    bos = _named_token(folder, config, backend, "bos_token")
-    eos = _named_token(folder, config, backend, "eos_token")
-    prefix, suffix = _frame(path, backend)
+    bos = _named_token(folder, config, vocabulary.encoder, "bos_token")
+    eos = _named_token(folder, config, vocabulary.encoder, "eos_token")
+    prefix, suffix = _frame(path, vocabulary.rules)
     if isinstance(config.get("add_bos_token"), bool) and bos is not None:
         prefix = [bos] if config["add_bos_token"] else []
     if isinstance(config.get("add_eos_token"), bool) and eos is not None:
         suffix = [eos] if config["add_eos_token"] else []
-    spelled = {
-        id: literal(token.content) if spelling is byte_level else spelling(token.content)
-        for id, token in added.items()
-    }
-    special = [id for id, token in added.items() if token.special]
     return Tokenizer(
-        LibraryEncoder(backend, spelling, spelled, special),
-        added_ids=spelled,
-        special_ids=special,
+        vocabulary.encoder,
+        added_ids=vocabulary.added,
+        special_ids=[id for id, special in vocabulary.added.items() if special],
         bos_token_id=bos,
         eos_token_ids=_end_ids(folder, eos),
         prefix_ids=prefix,
         suffix_ids=suffix,
+        space_prefix=vocabulary.space_prefix,
+        vocab_size=vocabulary.size,
+    )
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    encoder: Encoder
+    rules: tokenizers.Tokenizer
+    """What the library knows; not always the vocabulary."""
+    added: dict[int, bool]
+    """Ids of the tokens that are matched in text before anything else: whether each is a control token."""
+    size: int
+    space_prefix: bool
+
+
+def _native(path: Path) -> _Vocabulary | None:
+    file = read_byte_level(path)
+    if file is None:
+        return None
+    return _Vocabulary(file.encoder, file.rules, file.added, file.vocab_size, space_prefix=False)
+
+
+def _library(path: Path) -> _Vocabulary:
+    backend = _backend(path)
+    spelling, space_prefix = _spelling(path, backend)
+    added = backend.get_added_tokens_decoder()
+    spelled = {
+        id: literal(token.content) if spelling is byte_level else spelling(token.content)
+        for id, token in added.items()
+    }
+    special = {id: token.special for id, token in added.items()}
+    return _Vocabulary(
+        LibraryEncoder(backend, spelling, spelled, [id for id in special if special[id]]),
+        backend,
+        special,
+        size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
         space_prefix=space_prefix,
-        vocab_size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
     )
 
 
@@ -89,24 +121,22 @@ def _spelling(path: Path, backend: tokenizers.Tokenizer) -> tuple[Spelling, bool
     raise UnsupportedModelError(f"{path}: key 'decoder': {json.dumps(state)} is not supported")
 
 
-def _named_token(
-    folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer, key: str
-) -> int | None:
+def _named_token(folder: Path, config: dict[str, Any], encoder: Encoder, key: str) -> int | None:
     if key in config:
         name = token_name(config[key])
     else:
         name = special_token_names(folder).get(key)
     try:
-        return None if name is None else backend.token_to_id(name)
+        return None if name is None else encoder.token_id(name)
     except UnicodeEncodeError:
         raise ModelError(f"{folder}: key {key!r}: {name!r} is not Unicode text") from None
 
 
-def _frame(path: Path, backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+def _frame(path: Path, rules: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """The ids which the file's post-processor puts around every text: (before, after)."""
     try:
-        bare: Sequence[int] = backend.encode("a", add_special_tokens=False).ids
-        framed: Sequence[int] = backend.encode("a", add_special_tokens=True).ids
+        bare: Sequence[int] = rules.encode("a", add_special_tokens=False).ids
+        framed: Sequence[int] = rules.encode("a", add_special_tokens=True).ids
     except Exception as error:  # the library raises Exception itself
         raise ModelError(f"{path}: text cannot be encoded: {error}") from error
     extra = len(framed) - len(bare)

@@ -1,4 +1,4 @@
-"""Cuts a text into words as a byte-level vocabulary's ``Recipe`` says, with the ``tokenizers`` library's expressions."""
+"""Cuts a text into the words of a byte-level vocabulary, with the ``tokenizers`` library's expressions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ _UNKNOWN = ""
 class WordCutter:
     """Safe to use from several threads."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        # Its vocabulary is one unknown word, so that it answers with where each word ends and keeps nothing.
+    def __init__(self, rules: pre_tokenizers.PreTokenizer, *, nfc: bool) -> None:
+        """``rules`` take nothing away from a text; ``nfc``: it is composed first."""
+        # The vocabulary is one unknown word: the library says where each word ends, and keeps nothing.
         self._library = tokenizers.Tokenizer(models.WordLevel({_UNKNOWN: 0}, _UNKNOWN))
-        self._library.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
-                for pattern in recipe.patterns
-            ]
-        )
-        self._composing = normalizers.NFC() if recipe.nfc else None
+        self._library.pre_tokenizer = rules
+        self._composing = normalizers.NFC() if nfc else None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> WordCutter:
+        cuts = [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+            for pattern in recipe.patterns
+        ]
+        return cls(pre_tokenizers.Sequence(cuts), nfc=recipe.nfc)
 
     def cut(self, text: str) -> tuple[str, list[int]]:
-        """The text as the recipe normalizes it, and where each of its words ends. Lets go of Python's
-        lock if the text is long."""
+        """The text, composed, and where each of its words ends. Lets go of Python's lock if it is long."""
         if self._composing is not None and not text.isascii():
             text = self._composing.normalize_str(text)
         if len(text) < LONG:
