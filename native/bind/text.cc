@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "../text/byte_level.h"
+#include "../text/order.h"
 #include "../text/sentencepiece.h"
 #include "buffer.h"
 
@@ -33,6 +34,16 @@ class HeldStrings {
 
 void construct_pieces(Pieces* self, nb::handle data, nb::handle starts, nb::handle ends) {
   new (self) Pieces(HeldStrings(data, starts, ends).view());
+}
+
+nb::bytes order(nb::handle data, nb::handle ends, const std::vector<int32_t>& left_out) {
+  const Bytes held_data("data", data), held_ends("ends", ends);
+  std::vector<int32_t> sorted;
+  {
+    nb::gil_scoped_release release;
+    sorted = order_of(held_data.items<uint8_t>(), held_ends.items<int32_t>(), left_out);
+  }
+  return nb::bytes(sorted.data(), sorted.size() * sizeof(int32_t));
 }
 
 // A string of Python's as UTF-8. Not its own copy, which would stay as long as the string.
@@ -140,6 +151,7 @@ class ByteLevelVocabulary : public Vocabulary<ByteLevel> {
 NB_MODULE(_text, m) {
   nb::set_leak_warnings(false);  // a tokenizer may live as long as the interpreter
   m.def("find_strings", places_of_strings, "data"_a, "position"_a, "count"_a);
+  m.def("order_of", order, "data"_a, "ends"_a, "left_out"_a);
   nb::class_<Pieces>(m, "Pieces")
       .def("__init__", construct_pieces, "data"_a, "starts"_a, "ends"_a)
       .def("__len__", &Pieces::size)

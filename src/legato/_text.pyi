@@ -6,6 +6,11 @@ def find_strings(data: Any, position: int, count: int) -> tuple[bytes, bytes]:
     """Where ``count`` strings start and end (uint64) that follow each other from ``position`` on, each
     behind its length. Raises ValueError saying which one passes the end of ``data``."""
 
+def order_of(data: Any, ends: Any, left_out: list[int]) -> bytes:
+    """Indices (int32) of strings that lie in ``data`` one after the other, sorted by their bytes, of equal
+    ones the first first; without empty ones and those ``left_out``. ``ends``: a buffer of int32, where each
+    ends. Raises ValueError naming what lies outside. Lets go of Python's lock."""
+
 class Pieces:
     """The strings of a vocabulary, of which it keeps a copy."""
 

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "batch": LEAVES | {"request"},
     "cache": LEAVES | {"request", "batch", "kept_file"},
     "persistence": LEAVES | {"kept_file", "cache", "models", "_native"},
-    "constraint": LEAVES | {"request", "batch"},
+    "constraint": LEAVES | {"request", "batch", "_text"},
     "sequence": LEAVES | {"request", "batch", "cache", "constraint", "drafting"},
     "plan": {"sequence"},
     "faults": LEAVES | {"constraint", "plan", "sequence"},

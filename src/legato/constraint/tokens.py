@@ -10,10 +10,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
+from legato._text import order_of
 from legato.batch import I32, U32
 from legato.constraint.spellings import Spellings
 
@@ -55,17 +55,13 @@ class TokenTable:
         return b"".join(map(self.token, ids))
 
     def sort(self) -> None:
-        """Does what the first search would do: 30 ms for 50,000 tokens."""
+        """Does what the first search would do."""
         self.extending(b" ")
 
     @cached_property
     def _order(self) -> array[int]:
-        """Ids of the tokens that spell something, sorted by their bytes. All of them are cut out at
-        once: Gemma's take half as long so, while requests wait."""
-        data, starts = self._data, [0, *self._ends]
-        tokens = [data[start:end] for start, end in pairwise(starts)]
-        spelled = [id for id, token in enumerate(tokens) if token and id not in self.special_ids]
-        return array("i", sorted(spelled, key=tokens.__getitem__))
+        """Ids of the tokens that spell something, sorted by their bytes."""
+        return array("i", order_of(self._data, self._ends, [*self.special_ids]))
 
     def extending(self, start: bytes) -> I32:
         """Ids of the tokens whose bytes begin with ``start``, which is not empty."""
@@ -92,7 +88,8 @@ class TokenTable:
 
     @cached_property
     def _longest(self) -> int:
-        return max((len(self.token(id)) for id in self._order), default=0)
+        lengths = np.diff(np.frombuffer(self._ends, np.int32), prepend=0)
+        return int(lengths[np.frombuffer(self._order, np.int32)].max(initial=0))
 
     def mask(self, *groups: I32 | list[int]) -> U32:
         """Bits of these tokens [mask_words]."""
