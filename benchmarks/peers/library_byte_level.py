@@ -10,20 +10,15 @@ from typing import Any
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from legato.text.gguf_keys import TURN_ENDS, TokenType
 from legato.text.pretokenizers import RECIPES
+from peers.library_names import add_names, types_of
 
 
 def library_byte_level(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     """``metadata`` of a sound file whose ``tokenizer.ggml.model`` is ``gpt2``."""
     keys = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
     tokens = [token or f"[EMPTY_{id}]" for id, token in enumerate(keys["tokens"])]
-    types = [
-        TokenType.CONTROL if token in TURN_ENDS else type
-        for token, type in zip(
-            tokens, keys.get("token_type", [TokenType.NORMAL] * len(tokens)), strict=True
-        )
-    ]
+    types = types_of(tokens, keys.get("token_type"))
     recipe = RECIPES[keys.get("pre", "default")]
     merges = []
     for line in keys["merges"]:
@@ -40,11 +35,5 @@ def library_byte_level(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     ]
     bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*cuts, bytes_as_letters])
-    for special, kinds in (
-        (True, (TokenType.CONTROL, TokenType.UNKNOWN)),
-        (False, (TokenType.USER_DEFINED,)),
-    ):
-        names = [token for token, type in zip(tokens, types, strict=True) if type in kinds]
-        added = [tokenizers.AddedToken(name, special=special, normalized=False) for name in names]
-        (backend.add_special_tokens if special else backend.add_tokens)(added)
+    add_names(backend, tokens, types)
     return backend

@@ -10,8 +10,9 @@ from typing import Any
 import tokenizers
 from tokenizers import models, normalizers
 
-from legato.text.gguf_keys import TURN_ENDS, TokenType
+from legato.text.gguf_keys import TokenType
 from legato.text.spelling import SPACE
+from peers.library_names import add_names, types_of
 
 
 def merges_from_scores(
@@ -35,10 +36,7 @@ def library_sentencepiece(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     """``metadata`` of a sound file whose ``tokenizer.ggml.model`` is ``llama``."""
     keys = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
     tokens = list(keys["tokens"])
-    types = [
-        TokenType.CONTROL if token in TURN_ENDS else type
-        for token, type in zip(tokens, keys["token_type"], strict=True)
-    ]
+    types = types_of(tokens, keys.get("token_type"))
     vocabulary = {token: id for id, token in enumerate(tokens)}
     mergeable = [id for id, type in enumerate(types) if type == TokenType.NORMAL]
     unknown = keys.get("unknown_token_id")
@@ -56,11 +54,5 @@ def library_sentencepiece(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), space])
     else:
         backend.normalizer = space
-    for special, kinds in (
-        (True, (TokenType.CONTROL, TokenType.UNKNOWN)),
-        (False, (TokenType.USER_DEFINED,)),
-    ):
-        names = [token for token, type in zip(tokens, types, strict=True) if type in kinds]
-        added = [tokenizers.AddedToken(name, special=special, normalized=False) for name in names]
-        (backend.add_special_tokens if special else backend.add_tokens)(added)
+    add_names(backend, tokens, types)
     return backend

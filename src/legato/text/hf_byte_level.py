@@ -15,6 +15,7 @@ import msgspec
 import tokenizers
 
 from legato.text.byte_level import ByteLevelEncoder
+from legato.text.encoder import Encoder
 from legato.text.gguf_keys import TokenType
 from legato.text.pieces import pieces_of
 from legato.text.spelling import BYTE_ALPHABET
@@ -58,16 +59,21 @@ class _File(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class ByteLevelFile:
-    encoder: ByteLevelEncoder
+class FileVocabulary:
+    """What a tokenizer.json says."""
+
+    encoder: Encoder
     rules: tokenizers.Tokenizer
-    """The file's rules, without its vocabulary."""
+    """What the library knows of it; not always the tokens."""
     added: dict[int, bool]
     """Ids of the tokens that are matched in text before anything else: whether each is a control token."""
-    vocab_size: int
+    size: int
+    """One more than the largest id."""
+    space_prefix: bool = False
+    """Whether a space is put before the first word."""
 
 
-def read_byte_level(path: Path) -> ByteLevelFile | None:
+def read_byte_level(path: Path) -> FileVocabulary | None:
     """None if the file is another kind of tokenizer, or is broken: the library says how."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
@@ -89,7 +95,7 @@ def read_byte_level(path: Path) -> ByteLevelFile | None:
         )
     except Exception:  # the library raises Exception itself
         return None
-    return ByteLevelFile(encoder, rules, added, len(tokens))
+    return FileVocabulary(encoder, rules, added, len(tokens))
 
 
 def _tokens(file: _File) -> list[str] | None:

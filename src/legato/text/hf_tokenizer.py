@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import tokenizers
 
 from legato.errors import ModelError, UnsupportedModelError
 from legato.text.encoder import Encoder
-from legato.text.hf_byte_level import read_byte_level
+from legato.text.hf_byte_level import FileVocabulary, read_byte_level
 from legato.text.hf_files import read_json, special_token_names, token_name
 from legato.text.library_encoder import LibraryEncoder
 from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
@@ -35,7 +34,7 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         raise UnsupportedModelError(
             f"{folder}: there is no tokenizer.json (tokenizers in other files are not supported)"
         )
-    vocabulary = _native(path) or _library(path)
+    vocabulary = read_byte_level(path) or _library(path)
     config = read_json(folder / "tokenizer_config.json")
     bos = _named_token(folder, config, vocabulary.encoder, "bos_token")
     eos = _named_token(folder, config, vocabulary.encoder, "eos_token")
@@ -57,25 +56,7 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    encoder: Encoder
-    rules: tokenizers.Tokenizer
-    """What the library knows; not always the vocabulary."""
-    added: dict[int, bool]
-    """Ids of the tokens that are matched in text before anything else: whether each is a control token."""
-    size: int
-    space_prefix: bool
-
-
-def _native(path: Path) -> _Vocabulary | None:
-    file = read_byte_level(path)
-    if file is None:
-        return None
-    return _Vocabulary(file.encoder, file.rules, file.added, file.vocab_size, space_prefix=False)
-
-
-def _library(path: Path) -> _Vocabulary:
+def _library(path: Path) -> FileVocabulary:
     backend = _backend(path)
     spelling, space_prefix = _spelling(path, backend)
     added = backend.get_added_tokens_decoder()
@@ -84,7 +65,7 @@ def _library(path: Path) -> _Vocabulary:
         for id, token in added.items()
     }
     special = {id: token.special for id, token in added.items()}
-    return _Vocabulary(
+    return FileVocabulary(
         LibraryEncoder(backend, spelling, spelled, [id for id in special if special[id]]),
         backend,
         special,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 
 import corpus
 import tokenizers
@@ -44,3 +45,25 @@ def jumbles(ours: Tokenizer, count: int) -> list[str]:
         lambda: chr(draw.choice((draw.randrange(0xD800), draw.randrange(0xE000, 0x110000)))),
     )
     return ["".join(draw.choice(kinds)() for _ in range(30)) for _ in range(count)]
+
+
+def check_each_token(pair: Both) -> None:
+    """What is encoded alone: every way in which the vocabulary's own tokens are joined."""
+    ours, library = pair
+    texts = [ours.token_text(id) for id in range(ours.vocab_size)]
+    library.encode_special_tokens = False
+    encodings = library.encode_batch(texts, add_special_tokens=False)
+    for text, encoding in zip(texts, encodings, strict=True):
+        assert ours.encode(text, add_special_tokens=False) == encoding.ids, text
+
+
+def check_spelling(ours: Tokenizer) -> None:
+    """All tokens at once are spelled as one by one; ids beyond them spell nothing."""
+    count = ours.vocab_size + 3
+    data, ends = ours.spell_all(count)
+    places = [0, *array("i", ends)]
+    assert len(places) == count + 1
+    for id in range(count):
+        assert data[places[id] : places[id + 1]] == ours.token_bytes(id)
+    data, ends = ours.spell_all(10)
+    assert (len(array("i", ends)), len(data)) == (10, places[10])

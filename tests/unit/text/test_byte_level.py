@@ -10,7 +10,7 @@ from typing import Any
 
 import corpus
 import pytest
-from against_library import Both, check, jumbles
+from against_library import Both, check, check_each_token, check_spelling, jumbles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
@@ -57,15 +57,8 @@ def test_smollm2_gives_the_librarys_ids(smollm: Both) -> None:
         check(smollm, text)
 
 
-def test_smollm2_spells_each_of_its_tokens_as_the_library_knows_it(smollm: Both) -> None:
-    """What is encoded alone: every way in which the vocabulary's own tokens are joined."""
-    ours, library = smollm
-    texts = [ours.token_text(id) for id in range(ours.vocab_size)]
-    library.encode_special_tokens = False
-    for text, encoding in zip(
-        texts, library.encode_batch(texts, add_special_tokens=False), strict=True
-    ):
-        assert ours.encode(text, add_special_tokens=False) == encoding.ids, text
+def test_smollm2s_own_tokens_have_the_librarys_ids(smollm: Both) -> None:
+    check_each_token(smollm)
 
 
 def test_trained_vocabularies_give_the_librarys_ids(trained: Both) -> None:
@@ -141,12 +134,7 @@ def test_text_comes_back(full: Tokenizer, text: str) -> None:
 
 
 def test_all_tokens_at_once_are_spelled_as_one_by_one(smollm2: Tokenizer) -> None:
-    count = smollm2.vocab_size + 3
-    data, ends = smollm2.spell_all(count)
-    places = [0, *array("i", ends)]
-    assert len(places) == count + 1
-    for id in range(count):
-        assert data[places[id] : places[id + 1]] == smollm2.token_bytes(id)
+    check_spelling(smollm2)
 
 
 class TestWhatIsWrongIsSaid:

@@ -11,7 +11,7 @@ from typing import Any
 
 import corpus
 import pytest
-from against_library import Both, check, jumbles
+from against_library import Both, check, check_each_token, check_spelling, jumbles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained import sentencepiece_metadata, train_sentencepiece
@@ -48,15 +48,8 @@ def test_gemma_gives_the_librarys_ids(gemma: Both) -> None:
         check(gemma, text)
 
 
-def test_gemma_spells_each_of_its_tokens_as_the_library_knows_it(gemma: Both) -> None:
-    """What is encoded alone: every way in which the vocabulary's own tokens are joined."""
-    ours, library = gemma
-    texts = [ours.token_text(id) for id in range(ours.vocab_size)]
-    library.encode_special_tokens = False
-    for text, encoding in zip(
-        texts, library.encode_batch(texts, add_special_tokens=False), strict=True
-    ):
-        assert ours.encode(text, add_special_tokens=False) == encoding.ids, text
+def test_gemmas_own_tokens_have_the_librarys_ids(gemma: Both) -> None:
+    check_each_token(gemma)
 
 
 def test_trained_vocabularies_give_the_librarys_ids(trained: Both) -> None:
@@ -117,14 +110,7 @@ def test_the_name_of_a_control_token_is_never_found_where_it_is_not_parsed(
 
 
 def test_all_tokens_at_once_are_spelled_as_one_by_one(gemma3: Tokenizer) -> None:
-    count = gemma3.vocab_size + 3
-    data, ends = gemma3.spell_all(count)
-    places = [0, *array("i", ends)]
-    assert len(places) == count + 1
-    for id in range(count):
-        assert data[places[id] : places[id + 1]] == gemma3.token_bytes(id)
-    data, ends = gemma3.spell_all(10)
-    assert (len(array("i", ends)), len(data)) == (10, places[10])
+    check_spelling(gemma3)
 
 
 class TestPieces:
