@@ -326,6 +326,7 @@ NB_MODULE(_native, m) {
   nb::list formats;
   for (const std::string& name : format_names()) formats.append(nb::cast(name));
   m.attr("FORMATS") = nb::tuple(formats);
+  m.attr("KV_GROUP") = kKvGroup;
   m.def("supported_isas", &supported_isas);
   m.def("barrier_ns", &barrier_ns);
   bind_packed(m);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kTile = 128;  // positions that share one softmax maximum; tile borders are multiples of it
 constexpr int kTileBlocks = kTile / kBlock;
+static_assert(kTileBlocks == kKvGroup, "what is read at once lies together");
 
 #if defined(__AVX512F__)
 constexpr int kAccumulators = 24;  // F32x16 that the register file holds beside operands

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from legato.batch import Batch
 
 FORMATS: tuple[str, ...]
+KV_GROUP: int  # blocks that lie together in the pool's memory
 """F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K: names and bytes are GGUF's."""
 
 def supported_isas() -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from legato import _native as native
+from legato.cache.free_blocks import GROUP_BLOCKS
 
 BLOCKS, LAYERS, KV_HEADS = 21, 3, 2
 KINDS = [
@@ -53,3 +54,7 @@ def test_what_is_no_block_is_refused() -> None:
             program.write_kv_block(8, wrong)
     with pytest.raises(ValueError, match="data: not a C-contiguous buffer"):
         program.write_kv_block(8, np.zeros((len(data), 2), np.uint8)[:, 0])
+
+
+def test_blocks_are_given_away_in_the_groups_in_which_they_lie() -> None:
+    assert GROUP_BLOCKS == native.KV_GROUP
