@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import tokenizers
@@ -21,10 +21,12 @@ from legato.text.pieces import pieces_of
 from legato.text.spelling import BYTE_ALPHABET
 from legato.text.word_cutter import WordCutter
 
-_KEEPS_ALL = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
+_KEEPS_ALL: Final = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
 """How a Split may treat what it finds: nothing of the text goes away."""
 
 
+_NFC: Final = {"type": "NFC"}
+_NO_STEPS: Final[dict[str, Any]] = {"type": "Sequence", "normalizers": []}
 _Id = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -89,7 +91,7 @@ def read_byte_level(path: Path) -> FileVocabulary | None:
             pieces_of(tokens),
             bytes(types),
             _merges(file.model),
-            WordCutter(rules.pre_tokenizer, nfc=file.normalizer is not None),
+            WordCutter(rules.pre_tokenizer, nfc=file.normalizer == _NFC),
             whole_words=file.model.ignore_merges,
             special_ids=[id for id, special in added.items() if special],
         )
@@ -126,10 +128,10 @@ def _is_plain(file: _File) -> bool:
         and not model.continuing_subword_prefix
         and not model.end_of_word_suffix
         and (whole or (model.unk_token is None and not model.byte_fallback))
-        and (file.normalizer is None or file.normalizer == {"type": "NFC"})
+        and file.normalizer in (None, _NO_STEPS, _NFC)
         and not any(token.single_word or token.lstrip or token.rstrip for token in added)
         and len({token.normalized for token in added}) <= 1
-        and not (file.normalizer and any(token.normalized for token in added))
+        and not (file.normalizer == _NFC and any(token.normalized for token in added))
         and _cuts(file.pre_tokenizer) is not None
         and file.decoder is not None
         and file.decoder["type"] == "ByteLevel"

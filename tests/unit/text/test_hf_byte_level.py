@@ -79,7 +79,15 @@ def gpt2() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-@pytest.mark.parametrize("make", [llama, qwen, smollm, gpt2], ids=lambda make: make.__name__)
+def deepseek() -> tokenizers.Tokenizer:
+    tokenizer = trained(split("deepseek-v3"))
+    tokenizer.normalizer = normalizers.Sequence([])
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "make", [llama, qwen, smollm, gpt2, deepseek], ids=lambda make: make.__name__
+)
 def test_the_ids_are_the_librarys(make: Callable[[], tokenizers.Tokenizer], tmp_path: Path) -> None:
     library = make()
     library.save(str(tmp_path / "tokenizer.json"))
