@@ -24,7 +24,6 @@ from legato.text.word_cutter import WordCutter
 _KEEPS_ALL: Final = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
 """How a Split may treat what it finds: nothing of the text goes away."""
 
-
 _NFC: Final = {"type": "NFC"}
 _NO_STEPS: Final[dict[str, Any]] = {"type": "Sequence", "normalizers": []}
 _Id = Annotated[int, msgspec.Meta(ge=0)]
