@@ -13,13 +13,15 @@ namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-// How many of the remaining queries the next sub-block takes.
+// Queries of a sub-block at most.
+template <class E>
+constexpr int kMostQueries = E::kProducts == Products::Pairs ? kMaxQueries : kMostScores;
+
+// How many of the remaining queries the next sub-block takes: as many as share a load of K, or the last few.
+template <class E>
 int sub_block(int remaining) {
-  const int sizes[] = {12, 8, 6, 4, 3, 2};
-  for (int size : sizes) {
-    if (size <= kMaxQueries && size <= remaining) return size;
-  }
-  return 1;
+  if (remaining > kMostQueries<E>) return kMostScores;
+  return remaining > 8 && remaining < 12 ? 8 : remaining;
 }
 
 template <int N>
@@ -28,15 +30,22 @@ struct Size {
 };
 
 // Calls run(Size<N>) for the sub-block size n.
-template <int N = kMaxQueries, class F>
+template <int N, class F>
 inline void with_size(int n, const F& run) {
   if constexpr (N == 1) {
     run(Size<1>{});
   } else {
     if (n == N) return run(Size<N>{});
-    constexpr int smaller = N > 8 ? 8 : N > 6 ? 6 : N > 4 ? 4 : N - 1;
-    with_size<smaller>(n, run);
+    with_size<(N > 8 ? 8 : N - 1)>(n, run);
   }
+}
+
+// Calls run(Size<N>, first) for each part of a sub-block whose values are taken at once.
+template <int NQ, int kOf = NQ, class F>
+inline void with_parts(const F& run) {
+  constexpr int kPart = part_of(NQ, kMostValues);
+  run(Size<kPart>{}, kOf - NQ);
+  if constexpr (kPart < NQ) with_parts<NQ - kPart, kOf>(run);
 }
 
 struct Curve {  // from dot products of the scaled query to exponents of two
@@ -131,12 +140,12 @@ class Worker {
       const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
       const bool sees_all = is_whole(piece);
       for (int q = 0, n; q < piece.rows * s_.group; q += n) {
-        n = sub_block(piece.rows * s_.group - q);
+        n = sub_block<E>(piece.rows * s_.group - q);
         blocks_.beside = blocks_.v;
         blocks_.ahead = next_;
         if (q > 0 && piece.tile < u.trunk) branch = fetch_branch(u, branch);
         const int64_t at = raw ? piece.slot + q : first + q;
-        with_size(n, [&](auto size) {
+        with_size<kMostQueries<E>>(n, [&](auto size) {
           if constexpr (E::kProducts == Products::Pairs) {
             if (sees_all) return whole<size.value>(q, at, raw);
           }
@@ -174,7 +183,7 @@ class Worker {
     const int queries = piece.rows * s_.group;
     const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
     for (int q = 0, n; q < queries; q += n) {
-      n = sub_block(queries - q);
+      n = sub_block<E>(queries - q);
       const Visible seen = visible(piece, q, n);
       Blend blend;
       const F32x16 maximum = F32x16::load(from.raw_running.maximum + piece.slot + q);
@@ -197,7 +206,7 @@ class Worker {
     const int head_dim = a_.kv.head_dim, queries = piece.rows * s_.group;
     rows_ = piece.rows;
     for (int q = 0, n; q < queries; q += n) {
-      n = sub_block(queries - q);
+      n = sub_block<E>(queries - q);
       float* to = d_.queries + (int64_t)q * s_.padded;
       for (int i = 0; i < n; ++i) {
         const int row = piece.row + (q + i) / s_.group, head = kv_head * s_.group + (q + i) % s_.group;
@@ -293,18 +302,11 @@ class Worker {
     weigh_whole<NQ>(blocks_, x, (a_.kv.head_dim + 1) / 2, d_.scores, maximum, sum);
     Blend blend;
     take_in(maximum, sum, at, NQ, live_of(NQ), raw, blend);
-    constexpr int kPart = value_part(NQ);
     float* state = (raw ? d_.raw_state : d_.state) + at * s_.padded;
-    for (int i = 0; i < NQ; i += kPart, blend.skip(kPart)) {
-      value_range_pairs<kPart, true, fetches_in_a_line(NQ)>(blocks_, Visible(), d_.scores + i * kTile, blend, s_.padded,
-                                                            0, state + (int64_t)i * s_.padded);
-    }
+    value_range_pairs<NQ, true>(blocks_, Visible(), d_.scores, blend, s_.padded, 0, state);
   }
 
   static Mask16 live_of(int n) { return (Mask16)((1u << n) - 1u); }
-
-  // Values need four registers a query.
-  static constexpr int value_part(int queries) { return queries > 6 ? queries / 2 : queries; }
 
   // Maxima and sums of a tile for the n queries from `at`.
   void take_in(F32x16 maximum, F32x16 sum, int64_t at, int n, Mask16 live, bool raw, Blend& blend) {
@@ -355,25 +357,27 @@ class Worker {
     }
     Blend blend;
     take_in(F32x16::load(maximum), F32x16::load(sum), at, NQ, live, raw, blend);
-    constexpr int kPart = value_part(NQ);
-    if constexpr (E::kProducts == Products::Integers) clear_unseen(seen, live, NQ, begin, end);
-    for (int i = 0; i < NQ; i += kPart, blend.skip(kPart)) {
-      Visible half;
-      for (int j = 0; j < kPart; ++j) {
-        half.low[j] = seen.low[i + j];
-        half.high[j] = seen.high[i + j];
-      }
-      const float* weights = d_.scores + i * kTile;
-      float* sums = state + (int64_t)i * s_.padded;
-      if constexpr (E::kProducts == Products::Pairs) {
-        value_range_pairs<kPart, false, fetches_in_a_line(NQ)>(blocks_, half, weights, blend, s_.padded, 0, sums);
-      } else if constexpr (E::kProducts == Products::Integers) {
-        value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + i, (Mask16)(live >> i), blend,
-                                    s_.padded, 0, sums);
-      } else {
-        value_range<E, kPart>(blocks_, half, weights, blend, a_.kv.head_dim, 0, sums, s_.padded);
-      }
+    if constexpr (E::kProducts == Products::Pairs) {
+      return value_range_pairs<NQ, false>(blocks_, seen, d_.scores, blend, s_.padded, 0, state);
     }
+    if constexpr (E::kProducts == Products::Integers) clear_unseen(seen, live, NQ, begin, end);
+    with_parts<NQ>([&](auto size, int first) {
+      constexpr int kPart = size.value;
+      Visible part;
+      for (int j = 0; j < kPart; ++j) {
+        part.low[j] = seen.low[first + j];
+        part.high[j] = seen.high[first + j];
+      }
+      const float* weights = d_.scores + first * kTile;
+      float* sums = state + (int64_t)first * s_.padded;
+      if constexpr (E::kProducts == Products::Integers) {
+        value_range_integers<kPart>(blocks_, low / 2, (high + 1) / 2, weights, units + first, (Mask16)(live >> first),
+                                    blend, s_.padded, 0, sums);
+      } else if constexpr (E::kProducts == Products::Floats) {
+        value_range<E, kPart>(blocks_, part, weights, blend, a_.kv.head_dim, 0, sums, s_.padded);
+      }
+      blend.skip(kPart);
+    });
   }
 
   const AttentionArgs& a_;

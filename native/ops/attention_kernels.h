@@ -19,14 +19,25 @@ static_assert(kTileBlocks == kKvGroup, "what is read at once lies together");
 
 #if defined(__AVX512F__)
 constexpr int kAccumulators = 24;  // F32x16 that the register file holds beside operands
-constexpr int kMaxQueries = 12;    // queries that share one load of K
+constexpr int kMaxQueries = 12;    // of a sub-block: those that share a softmax
+constexpr int kMostScores = 12;    // queries that share a load of K
+constexpr int kMostValues = 6;     // and of V
 #elif defined(__AVX2__)
 constexpr int kAccumulators = 6;
-constexpr int kMaxQueries = 6;
+constexpr int kMaxQueries = 8;
+constexpr int kMostScores = 6;
+constexpr int kMostValues = 6;
 #else
 constexpr int kAccumulators = 1;
 constexpr int kMaxQueries = 1;
+constexpr int kMostScores = 1;
+constexpr int kMostValues = 1;
 #endif
+
+// A sub-block of more queries than a loop takes at once is taken in two parts, which follow each other chunk by chunk
+// of a tile: the second finds it in the first-level cache.
+constexpr int part_of(int queries, int most) { return queries > most ? (queries + 1) / 2 : queries; }
+constexpr int last_part_of(int queries, int most) { return queries > most ? queries / 2 : queries; }
 
 enum class Products { Floats, Pairs, Integers };  // here, attention_pairs.h, attention_integers.h
 

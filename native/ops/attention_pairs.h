@@ -7,10 +7,10 @@
 //   that of the rounded ones, in such chains too; the value of a dimension within a tile is one such chain over the
 //   pairs of positions of which the row sees any, starting from zero.
 // Of a pair that a row sees half of, the other half counts as zero times zero, so that whatever bytes lie there cannot
-// reach the result. (Numbers below the smallest normal float, 1e-38, the instruction takes as zero.)
+// reach the result.
 #pragma once
-#include "../simd/across.h"
 #include "attention_kernels.h"
+#include "pair_products.h"
 
 namespace legato::LEGATO_ISA {
 namespace {
@@ -19,73 +19,6 @@ struct BrainElement {
   using Raw = uint16_t;
   static constexpr Products kProducts = Products::Pairs;
 };
-
-constexpr int32_t kOdd = (int32_t)0xffff0000, kEven = 0xffff, kBoth = -1;
-
-// A pair's products are taken in kTurns turns. Narrow: how queries and weights lie on the desk.
-#if defined(__AVX512BF16__)
-constexpr int kTurns = 1;
-using Narrow = uint16_t;
-struct Factor {
-  __m512i v;
-  static Factor load(const uint16_t* p, int) { return {_mm512_loadu_si512(p)}; }
-  static Factor splat(const Narrow* p, int) {
-    int32_t both;
-    __builtin_memcpy(&both, p, 4);
-    return {_mm512_set1_epi32(both)};
-  }
-  Factor only(int32_t halves, int) const { return {_mm512_and_si512(v, _mm512_set1_epi32(halves))}; }
-};
-inline F32x16 add_products(F32x16 sum, Factor a, Factor b) {
-  // Not the intrinsic: GCC 12 would copy sums between registers and memory, which takes twice as long.
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
-  return sum;
-}
-// x * 2^n for whole n; what is not normal counts as zero where it goes to.
-inline F32x16 scaled(F32x16 x, F32x16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
-// Stores 32 weights rounded; the sum takes them in.
-inline F32x16 add_weights(F32x16 sum, F32x16 a, F32x16 b, Narrow* p) {
-  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v);
-  _mm512_storeu_si512(p, both);
-  return add_products(sum, {both}, {_mm512_set1_epi32(0x3f803f80)});  // pairs of one
-}
-// The bf16 pairs of 16 numbers, every `stride`-th of `to`; the first n numbers.
-inline void scatter_pairs(F32x16 x, int n, int stride, Narrow* to) {
-  alignas(32) uint32_t pairs[8];
-  _mm256_store_si256((__m256i*)pairs, (__m256i)_mm512_cvtneps_pbh(x.v));
-  for (int i = 0; 2 * i < n; ++i, to += 2 * stride) __builtin_memcpy(to, pairs + i, 4);
-}
-#else
-constexpr int kTurns = 2;  // the odd ones, then the even ones
-using Narrow = float;
-struct Factor {
-  F32x16 v;
-  static Factor load(const uint16_t* p, int turn) {
-    const I32x16 pairs = I32x16::load((const int32_t*)p);
-    return {bits_to_float(turn == 0 ? pairs & I32x16::splat(kOdd) : shift_left<16>(pairs))};
-  }
-  static Factor splat(const Narrow* p, int turn) { return {F32x16::splat(p[1 - turn])}; }
-  Factor only(int32_t halves, int turn) const {
-    return halves & (turn == 0 ? kOdd : kEven) ? *this : Factor{F32x16::zero()};
-  }
-};
-inline F32x16 add_products(F32x16 sum, Factor a, Factor b) { return fma(a.v, b.v, sum); }
-inline F32x16 scaled(F32x16 x, F32x16 n) { return x * bits_to_float(shift_left<23>(to_int(n) + I32x16::splat(127))); }
-inline F32x16 add_weights(F32x16 sum, F32x16 a, F32x16 b, Narrow* p) {
-  a = round_to_bf16(a), b = round_to_bf16(b);
-  a.store(p);
-  b.store(p + 16);
-  return sum + odds(a, b) + evens(a, b);
-}
-inline void scatter_pairs(F32x16 x, int n, int stride, Narrow* to) {
-  alignas(64) float part[16];
-  round_to_bf16(x).store(part);
-  for (int i = 0; i < n; i += 2, to += 2 * stride) {
-    to[0] = part[i];
-    to[1] = part[i + 1];
-  }
-}
-#endif
 
 // 2^x for x <= 0, relative error < 9e-5: it is rounded to bf16, which may lose 2e-3. Below -126 (and -inf) what is
 // rounded to 0; NaN stays NaN. Coefficients: of the least largest relative error on [0, 1], with 1 at 0.
@@ -120,52 +53,60 @@ inline void narrow_query(const float* x, int head_dim, float scale, int stride, 
   }
 }
 
-// Whether what is fetched is counted: that takes instructions, which many queries that share a tile feel (AVX2, six of
-// them: 5 %).
-constexpr bool fetches_in_a_line(int queries) { return queries <= (kTurns == 1 ? 8 : 4); }
-constexpr int kLine = 2 * kBlock;  // elements
-using Lines = Ahead<BrainElement, kLine>;
+// The loops below are functions of their own, and those over sums are unrolled early: then sums lie in registers from
+// beginning to end, and nothing that GCC takes out of a loop around them lies in the others.
 
-// Scores of NQ queries, [pairs][NQ][2], for NB blocks of a tile; `most` takes them in unless it is null: [NQ].
-template <int NQ, int NB>
-[[gnu::always_inline]] inline void score_pairs(const TileBlocks<BrainElement>& tile, int block, const Narrow* q,
-                                               int pairs, float* scores, F32x16* most) {
+// Scores of NQ of the queries of a sub-block, [pairs][kOf][2], for NB blocks of a tile; `most` takes them in unless it
+// is null: [NQ].
+template <int NQ, int NB, int kOf, bool kFetches>
+[[gnu::noinline]] void score_pairs(const TileBlocks<BrainElement>& tile, int block, const Narrow* q, int pairs,
+                                   float* scores, F32x16* most) {
   F32x16 sum[NQ][NB];
+#pragma GCC unroll 12
   for (int i = 0; i < NQ; ++i) {
+#pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) sum[i][b] = F32x16::zero();
   }
-  Lines beside(tile.beside + block, pairs, 0);
-  for (int p = 0; p < pairs; ++p, q += 2 * NQ) {
-    const uint16_t* lines = fetches_in_a_line(NQ) ? beside.next(NB) : nullptr;
-#pragma GCC unroll 2
-    for (int turn = 0; turn < kTurns; ++turn) {
-      Factor key[NB];
+  LineProducts<NQ, NB> products;
+#pragma GCC unroll 1
+  for (int part = 0, p = 0; part < NB; ++part) {  // of the blocks beside, that one is fetched
+    const uint16_t* lines = tile.beside[block + part];
+    for (const int end = pairs * (part + 1) / NB; p < end; ++p, q += 2 * kOf, lines += NB * kLine) {
 #pragma GCC unroll 8
-      for (int b = 0; b < NB; ++b) {
-        key[b] = Factor::load(tile.k[block + b] + p * 2 * kBlock, turn);
-        if (turn == 0) fetch(lines ? lines + b * kLine : tile.beside[block + b] + p * kLine);
-      }
-#pragma GCC unroll 12
-      for (int i = 0; i < NQ; ++i) {
-        const Factor x = Factor::splat(q + 2 * i, turn);
-#pragma GCC unroll 8
-        for (int b = 0; b < NB; ++b) sum[i][b] = add_products(sum[i][b], x, key[b]);
-      }
+      for (int b = 0; b < (kFetches ? NB : 0); ++b) fetch(lines + b * kLine);
+      products.add(sum, [&](int b) { return tile.k[block + b] + p * kLine; }, [&](int i) { return q + 2 * i; });
     }
   }
+#pragma GCC unroll 12
   for (int i = 0; i < NQ; ++i) {
+#pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) sum[i][b].store(scores + i * kTile + (block + b) * kBlock);
     if (!most) continue;
+#pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) most[i] = max(most[i], sum[i][b]);
   }
 }
 
-template <int NQ, int NB = blocks_at_once(NQ)>
+// N blocks for all NQ queries that are left. What lies beside them is fetched once.
+template <int N, int NQ, int kOf = NQ>
+[[gnu::always_inline]] inline void score_chunk(const TileBlocks<BrainElement>& tile, int block, const Narrow* q,
+                                               int pairs, float* scores, F32x16* most) {
+  constexpr int kPart = part_of(NQ, kMostScores), kAtOnce = blocks_at_once(kPart), NB = N < kAtOnce ? N : kAtOnce;
+  for (int b = block; b < block + N; b += NB) {
+    score_pairs<kPart, NB, kOf, NQ == kOf>(tile, b, q, pairs, scores, most);
+  }
+  if constexpr (kPart < NQ) {
+    score_chunk<N, NQ - kPart, kOf>(tile, block, q + 2 * kPart, pairs, scores + kPart * kTile,
+                                    most ? most + kPart : nullptr);
+  }
+}
+
+template <int NQ, int N = blocks_at_once(last_part_of(NQ, kMostScores))>
 [[gnu::always_inline]] inline void score_range_pairs(const TileBlocks<BrainElement>& tile, int block, int end,
                                                      const Narrow* q, int pairs, float* scores, F32x16* most) {
-  for (; block + NB <= end; block += NB) score_pairs<NQ, NB>(tile, block, q, pairs, scores, most);
-  if constexpr (NB > 1) {
-    if (block < end) score_range_pairs<NQ, NB / 2>(tile, block, end, q, pairs, scores, most);
+  for (; block + N <= end; block += N) score_chunk<N, NQ>(tile, block, q, pairs, scores, most);
+  if constexpr (N > 1) {
+    if (block < end) score_range_pairs<NQ, N / 2>(tile, block, end, q, pairs, scores, most);
   }
 }
 
@@ -205,100 +146,134 @@ inline void weigh_whole(const TileBlocks<BrainElement>& tile, const Narrow* q, i
   sum = folded<TotalFloat, NQ>(each);
 }
 
-// Dimensions [column, column + 16 ND) of the weighted values of NQ queries.
-template <int NQ, int ND, bool kInLine>
+// Dimensions [column, column + 16 ND) of the weighted values of NQ queries, the first of which is `first` of its
+// sub-block.
+template <int NQ, int ND, bool kFetches>
 struct PairColumns {
   const TileBlocks<BrainElement>& tile;
-  const float* weights;  // [NQ][kTile], of each row the first kTile Narrows
-  int padded, column;
-  F32x16 sum[NQ][ND];
+  const Visible& seen;
+  const float* weights;  // of the sub-block, [queries][kTile], of each row the first kTile Narrows
+  int first, padded, column;
 
-  // kIsSeen: every query sees both positions of all pairs [from, to).
-  template <bool kIsSeen>
-  [[gnu::always_inline]] inline void add(const Visible& seen, int from, int to) {
-    Lines ahead(tile.ahead, padded / 2, column / 16 * (kTile / 2) + from * ND);
+  static constexpr int kPairs = kBlock / 2;
+  using Sum = F32x16 (&)[NQ][ND];
+
+  // Every query sees both positions of all pairs [from, to).
+  [[gnu::always_inline]] inline void add_for_all(Sum sum, int from, int to) const {
+    LineProducts<NQ, ND> products;
+    int line = column / 16 * (kTile / 2) + from * ND;  // of the tile ahead
+    for (int pair = from; pair < to;) {
+      const int block = pair / kPairs, within = pair % kPairs;
+      const int n = to - pair < kPairs - within ? to - pair : kPairs - within;
+      const uint16_t* v = tile.v[block] + 2 * (within * padded + column);
+      const uint16_t* lines = tile.ahead[line / (padded / 2)] + line % (padded / 2) * kLine;
+      const Narrow* w = weights_of(0) + 2 * pair;
+      for (const Narrow* end = w + 2 * n; w < end; w += 2, v += 2 * padded, lines += ND * kLine) {
+#pragma GCC unroll 4
+        for (int j = 0; j < (kFetches ? ND : 0); ++j) fetch(lines + j * kLine);
+        products.add(sum, [&](int j) { return v + j * kLine; }, [&](int i) { return w + i * kRow; });
+      }
+      pair += n;
+      line += n * ND;
+    }
+  }
+  [[gnu::always_inline]] inline void add_where_seen(Sum sum, int from, int to) const {
     for (int pair = from; pair < to; ++pair) {
-      const int block = pair / (kBlock / 2), at = 2 * (pair % (kBlock / 2) * padded + column);
-      const uint16_t *p = tile.v[block] + at, *lines = kInLine ? ahead.next(ND) : tile.ahead[block] + at;
+      const uint16_t* p = tile.v[pair / kPairs] + 2 * (pair % kPairs * padded + column);
 #pragma GCC unroll 2
       for (int turn = 0; turn < kTurns; ++turn) {
         Factor v[ND];
-        for (int j = 0; j < ND; ++j) {
-          v[j] = Factor::load(p + 32 * j, turn);
-          if (turn == 0) fetch(lines + kLine * j);
-        }
+        for (int j = 0; j < ND; ++j) v[j] = Factor::load(p + j * kLine, turn);
 #pragma GCC unroll 12
         for (int i = 0; i < NQ; ++i) {
-          const int32_t halves = kIsSeen ? kBoth : halves_seen(seen, i, pair);
-          if (!kIsSeen && halves == 0) continue;
-          const Factor w = Factor::splat((const Narrow*)(weights + i * kTile) + 2 * pair, turn);
-#pragma GCC unroll 8
-          for (int j = 0; j < ND; ++j) {
-            sum[i][j] = add_products(sum[i][j], w, kIsSeen ? v[j] : v[j].only(halves, turn));
-          }
+          const int32_t halves = halves_seen(i, pair);
+          if (halves == 0) continue;
+          const Factor w = Factor::splat(weights_of(i) + 2 * pair, turn);
+#pragma GCC unroll 4
+          for (int j = 0; j < ND; ++j) sum[i][j] = add_products(sum[i][j], w, v[j].only(halves, turn));
         }
       }
     }
   }
-  static int32_t halves_seen(const Visible& seen, int i, int pair) {
-    const int at = 2 * pair;
-    return (at >= seen.low[i] && at < seen.high[i] ? kEven : 0) |
-           (at + 1 >= seen.low[i] && at + 1 < seen.high[i] ? kOdd : 0);
+  // What each query sees of the tile, in ascending order.
+  [[gnu::always_inline]] inline void add_seen(Sum sum) const {
+    int low = kTile, high = 0, low_common = 0, high_common = kTile;
+    for (int i = first; i < first + NQ; ++i) {
+      if (sees(i)) {
+        low = seen.low[i] < low ? seen.low[i] : low;
+        high = seen.high[i] > high ? seen.high[i] : high;
+      }
+      low_common = seen.low[i] > low_common ? seen.low[i] : low_common;
+      high_common = seen.high[i] < high_common ? seen.high[i] : high_common;
+    }
+    const int begin = low / 2, end = (high + 1) / 2;
+    int begin_common = (low_common + 1) / 2, end_common = high_common / 2;
+    if (begin_common >= end_common) begin_common = end_common = end;
+    add_where_seen(sum, begin, begin_common);
+    add_for_all(sum, begin_common, end_common);
+    add_where_seen(sum, end_common, end);
+  }
+  bool sees(int query) const { return seen.low[query] < seen.high[query]; }
+
+ private:
+  static constexpr int kRow = kTile * (int)(sizeof(float) / sizeof(Narrow));
+  const Narrow* weights_of(int i) const { return (const Narrow*)weights + (first + i) * kRow; }
+  int32_t halves_seen(int i, int pair) const {
+    const int at = 2 * pair, low = seen.low[first + i], high = seen.high[first + i];
+    return (at >= low && at < high ? kEven : 0) | (at + 1 >= low && at + 1 < high ? kOdd : 0);
   }
 };
 
-// What each query sees of a tile, in ascending order.
-template <int NQ, int ND, bool kInLine>
-inline void add_seen(PairColumns<NQ, ND, kInLine>& work, const Visible& seen) {
-  int low = kTile, high = 0, low_common = 0, high_common = kTile;
+// kIsWhole: every query sees the whole tile, whatever `seen` says. state: of the sub-block, [queries][padded].
+template <int NQ, int ND, bool kIsWhole, bool kFetches>
+[[gnu::noinline]] void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
+                                   const Blend& blend, int first, int padded, int column, float* state) {
+  const PairColumns<NQ, ND, kFetches> columns{tile, seen, weights, first, padded, column};
+  F32x16 sum[NQ][ND];
+#pragma GCC unroll 12
   for (int i = 0; i < NQ; ++i) {
-    if (seen.low[i] < seen.high[i]) {
-      low = seen.low[i] < low ? seen.low[i] : low;
-      high = seen.high[i] > high ? seen.high[i] : high;
-    }
-    low_common = seen.low[i] > low_common ? seen.low[i] : low_common;
-    high_common = seen.high[i] < high_common ? seen.high[i] : high_common;
-  }
-  const int begin = low / 2, end = (high + 1) / 2;
-  int first = (low_common + 1) / 2, last = high_common / 2;
-  if (first >= last) first = last = end;
-  work.template add<false>(seen, begin, first);
-  work.template add<true>(seen, first, last);
-  work.template add<false>(seen, last, end);
-}
-
-// kIsWhole: every query sees the whole tile, whatever `seen` says. kInLine: fetches_in_a_line of those that share it.
-template <int NQ, int ND, bool kIsWhole, bool kInLine>
-inline void value_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
-                        const Blend& blend, int padded, int column, float* state) {
-  PairColumns<NQ, ND, kInLine> work{tile, weights, padded, column, {}};
-  for (int i = 0; i < NQ; ++i) {
-    for (int j = 0; j < ND; ++j) work.sum[i][j] = F32x16::zero();
+#pragma GCC unroll 4
+    for (int j = 0; j < ND; ++j) sum[i][j] = F32x16::zero();
   }
   if constexpr (kIsWhole) {
-    work.template add<true>(seen, 0, kTile / 2);
+    columns.add_for_all(sum, 0, kTile / 2);
   } else {
-    add_seen(work, seen);
+    columns.add_seen(sum);
   }
+#pragma GCC unroll 12
   for (int i = 0; i < NQ; ++i) {
-    if (!kIsWhole && seen.low[i] >= seen.high[i]) continue;
-    float* out = state + (int64_t)i * padded + column;
-    const F32x16 keep = F32x16::splat(blend.keep[i]), enter = F32x16::splat(blend.enter[i]);
+    if (!kIsWhole && !columns.sees(first + i)) continue;
+    float* out = state + (int64_t)(first + i) * padded + column;
+    const F32x16 keep = F32x16::splat(blend.keep[first + i]), enter = F32x16::splat(blend.enter[first + i]);
+#pragma GCC unroll 4
     for (int j = 0; j < ND; ++j) {
-      const F32x16 part = work.sum[i][j];
+      const F32x16 part = sum[i][j];
       (blend.raw ? part : fma(F32x16::load(out + j * 16), keep, part * enter)).store(out + j * 16);
     }
   }
 }
-template <int NQ, bool kIsWhole, bool kInLine, int ND = columns_at_once(NQ)>
+
+// 16 N dimensions for all NQ queries that are left of kOf.
+template <int N, int NQ, bool kIsWhole, int kOf = NQ>
+inline void value_chunk(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
+                        const Blend& blend, int padded, int column, float* state) {
+  constexpr int kPart = part_of(NQ, kMostValues), kAtOnce = columns_at_once(kPart), ND = N < kAtOnce ? N : kAtOnce;
+  for (int c = column; c < column + 16 * N; c += 16 * ND) {
+    value_pairs<kPart, ND, kIsWhole, NQ == kOf>(tile, seen, weights, blend, kOf - NQ, padded, c, state);
+  }
+  if constexpr (kPart < NQ) {
+    value_chunk<N, NQ - kPart, kIsWhole, kOf>(tile, seen, weights, blend, padded, column, state);
+  }
+}
+
+template <int NQ, bool kIsWhole, int N = columns_at_once(last_part_of(NQ, kMostValues))>
 inline void value_range_pairs(const TileBlocks<BrainElement>& tile, const Visible& seen, const float* weights,
                               const Blend& blend, int padded, int column, float* state) {
-  for (; column + ND * 16 <= padded; column += ND * 16) {
-    value_pairs<NQ, ND, kIsWhole, kInLine>(tile, seen, weights, blend, padded, column, state);
+  for (; column + 16 * N <= padded; column += 16 * N) {
+    value_chunk<N, NQ, kIsWhole>(tile, seen, weights, blend, padded, column, state);
   }
-  if constexpr (ND > 1) {
-    if (column < padded)
-      value_range_pairs<NQ, kIsWhole, kInLine, ND / 2>(tile, seen, weights, blend, padded, column, state);
+  if constexpr (N > 1) {
+    if (column < padded) value_range_pairs<NQ, kIsWhole, N / 2>(tile, seen, weights, blend, padded, column, state);
   }
 }
 

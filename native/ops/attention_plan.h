@@ -36,7 +36,7 @@ Shape shape_of(const AttentionArgs& a, int threads) {
   int rows = queries / group > 1 ? queries / group : 1;
   // Of a few large units, one would be cut between threads, and a part of it be handed over. Smaller ones divide
   // evenly.
-  const int least = (kMaxQueries + group - 1) / group, parts = (a.rows + rows - 1) / rows;
+  const int least = (kMostScores + group - 1) / group, parts = (a.rows + rows - 1) / rows;
   if (parts * a.kv.kv_heads % threads != 0 && parts < threads * kFewParts) {
     const int even = (parts + threads - 1) / threads * threads, smaller = (a.rows + even - 1) / even;
     if (smaller >= least && smaller < rows) rows = smaller;
