@@ -220,6 +220,7 @@ int main(int argc, char** argv) {
       {"llama-1b decode 1 x 2048", 32, 8, 64, 0, 1, 2047, 1},
       {"llama-1b decode 1 x 8192", 32, 8, 64, 0, 1, 8191, 1},
       {"llama-1b decode 1 x 32768", 32, 8, 64, 0, 1, 32767, 1},
+      {"qwen2.5-7b decode 1 x 256", 28, 4, 128, 0, 1, 255, 1},
       {"qwen2.5-7b decode 1 x 8192", 28, 4, 128, 0, 1, 8191, 1},
       {"qwen2.5-7b decode 1 x 32768", 28, 4, 128, 0, 1, 32767, 1},
       {"llama-1b prefill 512", 32, 8, 64, 0, 1, 0, 512},

@@ -124,16 +124,16 @@ def _sampling(arguments: argparse.Namespace, preferences: dict[str, object]) -> 
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    from legato.server.run import serve as run
+    from legato.server.spawning import spawn
 
     config = from_flags(ServerConfig, arguments)
+    engine_config = from_flags(EngineConfig, arguments)
     set_up(config.log_format, config.log_level)
-    in_json = config.log_format == "json"
-    run(
-        from_flags(EngineConfig, arguments),
-        config,
-        logging.getLogger("legato").info if in_json else _say,
-    )
+    say = logging.getLogger("legato").info if config.log_format == "json" else _say
+    with spawn() as first:
+        from legato.server.run import serve as run
+
+        run(engine_config, config, first, say)
 
 
 def _say(line: str) -> None:

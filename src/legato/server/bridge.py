@@ -42,6 +42,7 @@ from legato.models.info import ModelInfo
 from legato.request import Output, Request
 from legato.server.child import Child
 from legato.server.open_request import OpenRequest
+from legato.server.spawning import LOADER, Spawned, spawn
 from legato.server.suspects import Suspects
 from legato.server.watchdog import Watchdog, default_timeout
 
@@ -83,9 +84,9 @@ class EngineClient:
     """Runs an engine in a process of its own, and another one when it dies, which goes on with the
     requests that were open.
 
-    ``loader``: what the process loads the model with (module:function). ``step_timeout``: seconds
-    without a step after which an engine with work counts as dead; None: as its weights suggest.
-    ``settings``: what the process is told besides ``config``.
+    ``first``: a process that was started already. ``loader``: what the others load the model with
+    (module:function). ``step_timeout``: seconds without a step after which an engine with work counts
+    as dead; None: as its weights suggest. ``settings``: what a process is told besides ``config``.
     Use from one event loop.
     """
 
@@ -93,7 +94,8 @@ class EngineClient:
         self,
         config: EngineConfig,
         *,
-        loader: str = "legato.models:load",
+        first: Spawned | None = None,
+        loader: str = LOADER,
         step_timeout: float | None = None,
         settings: ProcessSettings = NO_SETTINGS,
     ) -> None:
@@ -104,6 +106,7 @@ class EngineClient:
         self.resumed = 0  # requests that were sent to another engine, each time
         self.on_stats: Callable[[Stats], None] = lambda stats: None  # with what an engine tells
         self._config = config
+        self._first = first
         self._loader = loader
         self._step_timeout = step_timeout
         self._settings = settings
@@ -235,7 +238,8 @@ class EngineClient:
             self._loaded = asyncio.get_running_loop().create_future()
             self.loading = ""
             try:
-                self._child = Child(self._loader, self._on_event, self._on_death)
+                spawned, self._first = self._first or spawn(self._loader), None
+                self._child = Child(spawned, self._on_event, self._on_death)
                 ready = await self._loaded
                 if self._child.has_ended.is_set():
                     raise EngineDeadError(self._child.obituary)

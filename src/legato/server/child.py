@@ -5,33 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 from legato.messages import Command, Event, Stop
+from legato.server.spawning import Spawned
 from legato.wire import Wire
 
 
 class Child:
-    """Starts a process. ``on_event`` is called with each of its events, ``on_death`` once, at once,
-    when it has ended (also after ``stop``)."""
+    """``on_event`` is called with each of the process's events, ``on_death`` once, at once, when it
+    has ended (also after ``stop``)."""
 
     def __init__(
-        self, loader: str, on_event: Callable[[Event], None], on_death: Callable[[Child], None]
+        self, spawned: Spawned, on_event: Callable[[Event], None], on_death: Callable[[Child], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_event, self._on_death = on_event, on_death
-        ours, theirs = socket.socketpair()
-        self._wire: Wire[Event] = Wire(ours, Event)
-        arguments = [str(theirs.fileno()), loader, str(os.getpid())]
-        command = [sys.executable, "-m", "legato.engine_process", *arguments]
-        with theirs:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
-            )
+        self._process = spawned.process
+        self._wire: Wire[Event] = Wire(spawned.socket, Event)
         self._pidfd = os.pidfd_open(self._process.pid)
         self._reason = ""  # for which it was killed from here
         self.has_ended = asyncio.Event()

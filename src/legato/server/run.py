@@ -1,7 +1,7 @@
 """``legato serve``: take the port, load the model behind it, and answer until told to stop.
 
-The order is the time to the first token: the engine's process starts first and loads the weights while
-this one imports what HTTP needs, the tokenizer and the chat template.
+The order is the time to the first token: the engine's process has been started already, and loads the
+weights while this one imports what HTTP needs, the tokenizer and the chat template.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from legato.errors import ConfigError
 from legato.gguf_file import read_metadata
 from legato.messages import ProcessSettings
 from legato.server.bridge import EngineClient
+from legato.server.spawning import Spawned
 from legato.spare_memory import give_back, keep_no_large_blocks
 from legato.weights import hub
 from legato.weights.files import ModelFiles
@@ -44,17 +45,22 @@ GRACE = 3  # seconds that open streams get when the server is told to stop
 QUIET = 0.2  # seconds between looks whether somebody is served
 
 
-def serve(engine_config: EngineConfig, config: ServerConfig, say: Say) -> None:
-    """Runs until SIGINT or SIGTERM. Raises LegatoError if the port or the model is unusable."""
+def serve(engine_config: EngineConfig, config: ServerConfig, first: Spawned, say: Say) -> None:
+    """Runs until SIGINT or SIGTERM, with ``first`` as the first engine. Raises LegatoError if the port or
+    the model is unusable."""
     listener = listen(config.host, config.port)
     keep_no_large_blocks()
     gc.disable()  # until the model is loaded: nearly all that comes until then stays
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(engine_config, config, listener, say))
+        runner.run(_serve(engine_config, config, first, listener, say))
 
 
 async def _serve(
-    engine_config: EngineConfig, config: ServerConfig, listener: socket.socket, say: Say
+    engine_config: EngineConfig,
+    config: ServerConfig,
+    first: Spawned,
+    listener: socket.socket,
+    say: Say,
 ) -> None:
     settings = ProcessSettings(
         log_format=config.log_format,
@@ -62,7 +68,9 @@ async def _serve(
         cache_dir=config.cache_dir if engine_config.enable_prefix_caching else None,
         cache_dir_size=config.cache_dir_size,
     )
-    engine = EngineClient(engine_config, step_timeout=config.step_timeout, settings=settings)
+    engine = EngineClient(
+        engine_config, first=first, step_timeout=config.step_timeout, settings=settings
+    )
     building = asyncio.create_task(asyncio.to_thread(_build, engine, engine_config, config))
     loading = asyncio.create_task(_load(building, engine, engine_config, listener, say))
     try:
