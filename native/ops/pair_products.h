@@ -78,11 +78,7 @@ inline void scatter_pairs(F32x16 x, int n, int stride, Narrow* to) {
 }
 #endif
 
-// Adds products of N lines with a pair of each of NQ queries: sum[i][j] += line(j) * of(i), pair by pair.
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// Of sixteen registers the sums take up to twelve. What is beside them is counted here, in an order that is kept: GCC
-// would use more, and copy sums between registers and memory, which takes up to twice as long.
-
 // One number of each of the 8 pairs of half a line. The lower halves of what was held before are zero as well, and
 // serve as zeros.
 struct HalfLine {
@@ -96,60 +92,70 @@ struct HalfLine {
     }
   }
 };
+#endif
 
+// Adds products of N lines with a pair of each of NQ queries: sum[i][j] += line(j) * of(i), pair by pair.
 template <int NQ, int N>
 class LineProducts {
  public:
   template <class Line, class Of>
   [[gnu::always_inline]] inline void add(F32x16 (&sum)[NQ][N], const Line& line, const Of& of) {
 #pragma GCC unroll 2
-    for (int turn = 0; turn < kTurns; ++turn) {
+    for (int turn = 0; turn < kTurns; ++turn) add_turn(sum, line, of, turn);
+  }
+
+ private:
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Of sixteen registers the sums take up to twelve. What is beside them is counted here, in an order that is kept: GCC
+  // would use more, and copy sums between registers and memory, which takes up to twice as long.
+  template <class Line, class Of>
+  [[gnu::always_inline]] inline void add_turn(F32x16 (&sum)[NQ][N], const Line& line, const Of& of, int turn) {
 #pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) {
-        lo_.take(line(j), turn);
-        hi_.take(line(j) + kLine / 2, turn);
+    for (int j = 0; j < N; ++j) {
+      lo_.take(line(j), turn);
+      hi_.take(line(j) + kLine / 2, turn);
 #pragma GCC unroll 6
-        for (int i = 0; i < NQ; ++i) {
-          add_products(sum[i][j], of(i) + 1 - turn);
-        }
+      for (int i = 0; i < NQ; ++i) {
+        __m256 x;
+        asm volatile(
+            "vbroadcastss %[factor], %[x]\n\t"
+            "vfmadd231ps %[lo], %[x], %[sum_lo]\n\t"
+            "vfmadd231ps %[hi], %[x], %[sum_hi]"
+            : [sum_lo] "+x"(sum[i][j].lo), [sum_hi] "+x"(sum[i][j].hi), [x] "=&x"(x)
+            : [factor] "m"(of(i)[1 - turn]), [lo] "x"(lo_.held), [hi] "x"(hi_.held));
       }
     }
   }
 
- private:
-  [[gnu::always_inline]] inline void add_products(F32x16& sum, const float* x) const {
-    __m256 every;
-    asm volatile(
-        "vbroadcastss %[x], %[every]\n\t"
-        "vfmadd231ps %[lo], %[every], %[sum_lo]\n\t"
-        "vfmadd231ps %[hi], %[every], %[sum_hi]"
-        : [sum_lo] "+x"(sum.lo), [sum_hi] "+x"(sum.hi), [every] "=&x"(every)
-        : [x] "m"(*x), [lo] "x"(lo_.held), [hi] "x"(hi_.held));
-  }
-
   HalfLine lo_, hi_;
-};
 #else
-template <int NQ, int N>
-class LineProducts {
- public:
   template <class Line, class Of>
-  [[gnu::always_inline]] inline void add(F32x16 (&sum)[NQ][N], const Line& line, const Of& of) {
-#pragma GCC unroll 2
-    for (int turn = 0; turn < kTurns; ++turn) {
-      Factor lines[N];
+  [[gnu::always_inline]] inline void add_turn(F32x16 (&sum)[NQ][N], const Line& line, const Of& of, int turn) {
+    // What there is less of is held, the other passes by.
+    if constexpr (NQ < N) {
+      Factor x[NQ];
+#pragma GCC unroll 12
+      for (int i = 0; i < NQ; ++i) x[i] = Factor::splat(of(i), turn);
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) lines[j] = Factor::load(line(j), turn);
+      for (int j = 0; j < N; ++j) {
+        const Factor pairs = Factor::load(line(j), turn);
+#pragma GCC unroll 12
+        for (int i = 0; i < NQ; ++i) sum[i][j] = add_products(sum[i][j], x[i], pairs);
+      }
+    } else {
+      Factor pairs[N];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) pairs[j] = Factor::load(line(j), turn);
 #pragma GCC unroll 12
       for (int i = 0; i < NQ; ++i) {
         const Factor x = Factor::splat(of(i), turn);
 #pragma GCC unroll 8
-        for (int j = 0; j < N; ++j) sum[i][j] = add_products(sum[i][j], x, lines[j]);
+        for (int j = 0; j < N; ++j) sum[i][j] = add_products(sum[i][j], x, pairs[j]);
       }
     }
   }
-};
 #endif
+};
 
 }  // namespace
 }  // namespace legato::LEGATO_ISA

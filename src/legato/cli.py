@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
@@ -130,7 +130,7 @@ def serve(arguments: argparse.Namespace) -> None:
     engine_config = from_flags(EngineConfig, arguments)
     set_up(config.log_format, config.log_level)
     say = logging.getLogger("legato").info if config.log_format == "json" else _say
-    with spawn() as first:
+    with closing(spawn()) as first:
         from legato.server.run import serve as run
 
         run(engine_config, config, first, say)

@@ -9,8 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from legato.errors import EngineDeadError
 
@@ -19,21 +18,14 @@ LOADER = "legato.models:load"
 
 
 class Spawned(NamedTuple):
-    """It waits for its settings, and ends when the context does if nobody has given it any."""
+    """It waits for its settings."""
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()  # nothing, if it has ended
+    def close(self) -> None:
+        """Ends the process, unless it has ended."""
+        self.process.kill()
         self.process.wait()
         self.socket.close()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fake_program import TABLE, expected
@@ -27,6 +29,7 @@ from legato.errors import (
 )
 from legato.request import Output, Request, SamplingParams
 from legato.server.bridge import EngineClient, EngineState
+from legato.server.spawning import spawn
 
 HERE = Path(__file__).parent
 
@@ -171,6 +174,36 @@ def test_errors_of_loading_reach_the_parent(
         await client.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_process_that_was_started_before_is_the_first_engine() -> None:
+    async def scenario() -> None:
+        loader = "fake_program:load"
+        with closing(spawn(loader)) as first:
+            client = EngineClient(EngineConfig(model="fake"), first=first, loader=loader)
+            await client.start()
+            assert client.pid == first.process.pid
+            first.process.kill()
+            await until(lambda: client.pid != first.process.pid and client.ready)
+            await collect(client, ask("a", [1, 2, 3], max_tokens=2))
+            await client.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_nobody_uses_ends_with_its_context() -> None:
+    with closing(spawn()) as first:
+        assert is_alive(first.process.pid)
+    assert not is_alive(first.process.pid)
+
+
+def test_no_room_for_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(EngineDeadError, match="cannot be started: .*Resource temporarily"):
+        spawn()
 
 
 def test_the_engine_dies_with_its_parent() -> None:
