@@ -185,7 +185,9 @@ def test_a_process_that_was_started_before_is_the_first_engine() -> None:
             assert client.pid == first.process.pid
             first.process.kill()
             await until(lambda: client.pid != first.process.pid and client.ready)
-            await collect(client, ask("a", [1, 2, 3], max_tokens=2))
+            request = ask("a", [1, 2, 3], max_tokens=20)
+            tokens = [id for output in await collect(client, request) for id in output.token_ids]
+            assert tokens == expected(request, 0, 1000)[0]
             await client.stop()
 
     asyncio.run(scenario())
