@@ -122,7 +122,7 @@ class LLM:
         config = EngineConfig(model=model, **settings)
         self._reasoning_parser = ServerConfig(reasoning_parser=reasoning_parser).reasoning_parser
         path = hub.resolve(model).path
-        self.tokenizer = load_tokenizer(path)
+        self.tokenizer = load_tokenizer(path).remembering("")
         self.template = load_chat_template(path, Path(chat_template) if chat_template else None)
         loaded = models.load(config)
         self.info = loaded.info

@@ -67,6 +67,22 @@ def test_seam(
     assert "exact continuations: legato, smollm2" in capsys.readouterr().out
 
 
+def test_chat(server: RunningServer, tmp_path: Path) -> None:
+    words = "chat --lengths 30,200 --output-len 6 --rounds 2"
+    figures = bench(tmp_path, *words.split(), "--base-url", server.url)
+    for length in (30, 200):
+        tokens = figures[f"prompt_of_{length}_words_tokens"]["median"]
+        assert length < tokens < 2 * length + 60  # the template, and the answer so far
+        for what in ("ttft", "step"):
+            assert figures[f"{what}_behind_{length}_words_ms"]["min"] > 0
+
+
+@pytest.mark.parametrize("lengths", ["", "0", "10,x", "10,,20", "-1"])
+def test_lengths_of_chats(lengths: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "chat", f"--lengths={lengths}"]) == 1
+    assert "--lengths must be whole numbers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["latency", "throughput --num-prompts 3"])
 def test_in_process(command: str, model_path: Path, tmp_path: Path) -> None:
     words = [*command.split(), "--input-len", "24", "--output-len", "6", "--rounds", "2"]

@@ -1,6 +1,7 @@
 """``legato bench latency|throughput|serve``: time to first token, time per token, tokens/s, memory.
 ``legato bench overhead``: what a step costs beside its native call.
 ``legato bench speculation``: what guessing ahead brings.
+``legato bench chat``: how soon a long chat goes on.
 ``legato bench stall``: what decoding streams feel of a long prompt.
 ``legato bench grammar``: what structured output costs.
 ``legato bench seam``: whether a continued answer is the uninterrupted one.
@@ -22,6 +23,7 @@ COMMANDS = {
     "serve": "many streams over HTTP against any OpenAI-compatible server",
     "overhead": "what a decode step costs beside its native call, by batch size",
     "speculation": "what guessing ahead brings, and what it costs where it cannot help",
+    "chat": "a long chat that comes back as text: how soon it goes on, by its length",
     "stall": "what decoding streams feel of a long prompt that enters",
     "grammar": "many sequences under a JSON schema, beside the same without one",
     "seam": "answers cut at every character and continued: how many go on exactly",

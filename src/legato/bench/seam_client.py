@@ -109,6 +109,7 @@ class Client:
     in_chat: bool
     temperature: float
     seed: int
+    ignore_eos: bool = False
 
     async def ask(self, question: str, given: str, max_tokens: int, salt: str = "") -> Reply:
         """The answer to ``question`` after its first words, ``given``. An error is in the reply."""
@@ -134,6 +135,8 @@ class Client:
         }
         if self.kind != "llama.cpp":
             body["return_token_ids"] = True
+        if self.ignore_eos:
+            body["ignore_eos"] = True
         if salt:
             body["cache_salt"] = salt
         if not self.in_chat:

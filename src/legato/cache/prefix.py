@@ -169,6 +169,8 @@ class PrefixIndex:
     def _nearest(self, parent: Node, wanted: Tokens) -> tuple[Node | None, int]:
         """The child that shares the most leading tokens with ``wanted``, and how many."""
         place = bisect_left(parent.keys, wanted)
+        if place < len(parent.keys) and parent.keys[place] == wanted:
+            return parent.children[place], len(wanted)
         best, length = None, 0
         for neighbour in (place, place - 1):
             if 0 <= neighbour < len(parent.keys):

@@ -37,6 +37,7 @@ class CountTokensRequest(ThinkingField, msgspec.Struct, kw_only=True, forbid_unk
     output_format: OutputFormat | None = None
     parse_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: str | None = None
 
 
 class MessagesRequest(ThinkingField, Extras, kw_only=True, forbid_unknown_fields=True):

@@ -80,6 +80,7 @@ class ChatFields(Protocol):
 
     chat_template_kwargs: dict[str, Any] | None
     parse_special_tokens: bool
+    cache_salt: str | None
 
     @property
     def wanted_thoughts(self) -> tuple[bool | str | None, str]: ...
@@ -104,7 +105,7 @@ def render(
         )
     return build_prompt(
         service.template,
-        service.text,
+        service.text_of(fields.cache_salt),
         [*turns],
         continue_final_message=continued,
         add_generation_prompt=None if continued is None else not continued,

@@ -7,11 +7,16 @@ merges (docs/benchmarks.md, "Start").
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import Final
 
 from legato._text import ByteLevel, Pieces
 from legato.text.encoder import Place, Tokens
+from legato.text.known_texts import KnownTexts
 from legato.text.pieces import NativeVocabulary, buffers
 from legato.text.word_cutter import WordCutter
+
+_SHORT: Final = 128  # characters below which a text is encoded about as fast as looked for
 
 
 class ByteLevelEncoder(NativeVocabulary):
@@ -33,6 +38,8 @@ class ByteLevelEncoder(NativeVocabulary):
         super().__init__(pieces, self._rules)
         self._special_ids = frozenset(special_ids)
         self._cutter = cutter
+        self._known = KnownTexts()
+        self._salt: str | None = None
 
     def encode(self, text: str, parse_special: bool, place: Place) -> Tokens:
         names = self._rules.names(text, parse_special=parse_special)
@@ -45,5 +52,17 @@ class ByteLevelEncoder(NativeVocabulary):
         ids += self._encode_words(text[at:])
         return Tokens(ids, [name for name in names if name[0] in self._special_ids])
 
+    def remembering(self, salt: str) -> ByteLevelEncoder:
+        other = copy(self)
+        other._salt = salt
+        return other
+
     def _encode_words(self, text: str) -> list[int]:
-        return self._rules.encode(*self._cutter.cut(text)) if text else []
+        if not text:
+            return []
+        if self._salt is None or len(text) < _SHORT:
+            return self._cut_and_join(text)
+        return self._known.ids(self._salt, text, self._cut_and_join)
+
+    def _cut_and_join(self, text: str) -> list[int]:
+        return self._rules.encode(*self._cutter.cut(text))

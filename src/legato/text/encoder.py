@@ -42,6 +42,9 @@ class Encoder(Protocol):
     def encode(self, text: str, parse_special: bool, place: Place) -> Encoded:
         """``parse_special=False`` reads the names of control tokens as ordinary text."""
 
+    def remembering(self, salt: str) -> Encoder:
+        """The same, but knowing again what was encoded with this salt, where that is faster."""
+
     def spell(self, id: int) -> bytes:
         """The exact bytes of one token; none for an id that the vocabulary does not use."""
 

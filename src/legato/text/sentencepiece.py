@@ -34,3 +34,6 @@ class SentencePieceEncoder(NativeVocabulary):
     def encode(self, text: str, parse_special: bool, place: Place) -> Tokens:
         prefix = self._space_prefix and place is not Place.INSIDE
         return Tokens(*self._rules.encode(text, parse_special=parse_special, prefix=prefix))
+
+    def remembering(self, salt: str) -> SentencePieceEncoder:
+        return self

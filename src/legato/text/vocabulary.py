@@ -8,6 +8,7 @@ single token can never disagree.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from itertools import pairwise
 
@@ -118,6 +119,13 @@ class Tokenizer:
             for index, piece in enumerate(pieces)
         ]
         return [id for ids in apart for id in ids]
+
+    def remembering(self, salt: str) -> Tokenizer:
+        """The same tokenizer, but faster with what was encoded with this salt lately."""
+        other = copy(self)
+        other.control_names = self.control_names
+        other._encoder = self._encoder.remembering(salt)
+        return other
 
     @cached_property
     def control_names(self) -> ControlNames:
