@@ -5,27 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-from contextlib import ExitStack
 from statistics import median
 
+from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
-from legato.bench.own_server import own_server
+from legato.bench.own_server import chosen_server
 from legato.bench.prompts import WORDS
 from legato.bench.report import publish
 from legato.bench.rounds import Round
-from legato.bench.seam_client import KINDS, Client, Reply
+from legato.bench.seam_client import Client, Reply
 from legato.errors import RequestError
 
 TIMES = 3  # that each chat goes on; the median counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    own_server.add_arguments(parser)
     add = parser.add_argument
-    add("--base-url", "--url", help="of a server, without /v1; default: a legato serve of its own")
-    add("--kind", choices=KINDS, default="legato", help="how a continuation is asked for")
-    add("--model", help="name to ask for, or to serve; default: the first of /v1/models, smollm2")
-    add("--api-key", help="sent as a bearer token")
     add("--lengths", default="1000,4000", help="words of the question, each a token or two")
     add("--output-len", type=int, default=16, help="tokens of each answer")
     add("--rounds", type=int, default=5, help="repetitions; medians are reported")
@@ -35,12 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     lengths = _lengths(arguments.lengths)
-    with ExitStack() as stack:
-        url = arguments.base_url
-        if url is None:
-            url = stack.enter_context(own_server(arguments.model or "smollm2"))
-            arguments.model = None
-        model, rounds = asyncio.run(_run(arguments, Endpoint(url, arguments.api_key), lengths))
+    with chosen_server(arguments) as endpoint:
+        model, rounds = asyncio.run(_run(arguments, endpoint, lengths))
     title = f"{model}: a chat and its answer of {arguments.output_len} tokens go on"
     settings = {k: v for k, v in vars(arguments).items() if k not in ("run", "json", "api_key")}
     publish(title, "chat", settings, rounds, arguments.json)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 
+from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
-from legato.bench.own_server import own_server
-from legato.bench.seam_client import KINDS, Client
+from legato.bench.own_server import chosen_server
+from legato.bench.seam_client import Client
 from legato.bench.seam_cuts import Answer, Cut, Miss, Tokens, common
 from legato.bench.seam_questions import BEGINNINGS, QUESTIONS
 from legato.bench.seam_report import Resumed, publish
@@ -25,11 +25,8 @@ NEAR = 3  # tokens that a miss is shown with, on either side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    own_server.add_arguments(parser)
     add = parser.add_argument
-    add("--base-url", "--url", help="of a server, without /v1; default: a legato serve of its own")
-    add("--kind", choices=KINDS, default="legato", help="how a continuation is asked for")
-    add("--model", help="name to ask for, or to serve; default: the first of /v1/models, smollm2")
-    add("--api-key", help="sent as a bearer token")
     add("--endpoint", choices=ENDPOINTS, default="chat", help="questions, or beginnings of texts")
     add("--questions", type=int, default=20, help="how many of the 20")
     add("--output-len", type=int, default=48, help="tokens of each answer")
@@ -49,12 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with ExitStack() as stack:
-        url = arguments.base_url
-        if url is None:
-            url = stack.enter_context(own_server(arguments.model or "smollm2"))
-            arguments.model = None
-        measured = asyncio.run(_run(arguments, Endpoint(url, arguments.api_key)))
+    with chosen_server(arguments) as endpoint:
+        measured = asyncio.run(_run(arguments, endpoint))
     return 0 if measured else 1
 
 
