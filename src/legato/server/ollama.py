@@ -183,7 +183,7 @@ def _generate_prompt(request: OllamaGenerateRequest, service: Service) -> Prompt
             raise RequestError("system has no place in a raw prompt", "system")
         if request.think:
             raise RequestError("think has no place in a raw prompt", "think")
-        return completion_prompt(service.text_of(request.cache_salt), request.prompt)
+        return completion_prompt(service.text_within(request.cache_salt), request.prompt)
     turns = [{"role": "user", "content": request.prompt}]
     if request.system:
         turns.insert(0, {"role": "system", "content": request.system})

@@ -40,7 +40,7 @@ def render(request: ChatRequest, service: Service) -> Prompt:
         return chat_prompt(
             request,
             service.template,
-            service.text_of(request.cache_salt),
+            service.text_within(request.cache_salt),
             assistant_prefill=service.config.assistant_prefill,
             reasoning_parser=service.config.reasoning_parser,
             trusts_template=service.config.trust_request_chat_template,

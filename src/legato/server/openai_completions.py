@@ -52,7 +52,7 @@ def _prompts(request: CompletionRequest, service: Service) -> list[Prompt]:
     prompts = prompts_of(request)
     if request.seam is not None and len(prompts) > 1:
         raise RequestError(f"seam is of one prompt, but there are {len(prompts)}", "seam")
-    text = service.text_of(request.cache_salt)
+    text = service.text_within(request.cache_salt)
     return [
         completion_prompt(
             text,

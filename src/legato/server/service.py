@@ -139,7 +139,7 @@ class Service:
             raise NotReadyError("the model is still loading; try again in a moment")
         return self.tokenizer
 
-    def text_of(self, cache_salt: str | None) -> Tokenizer:
+    def text_within(self, cache_salt: str | None) -> Tokenizer:
         """For a request's prompt: fast where one of the same salt had the same texts."""
         return self.text.remembering(cache_salt or "")
 

@@ -105,7 +105,7 @@ def render(
         )
     return build_prompt(
         service.template,
-        service.text_of(fields.cache_salt),
+        service.text_within(fields.cache_salt),
         [*turns],
         continue_final_message=continued,
         add_generation_prompt=None if continued is None else not continued,
