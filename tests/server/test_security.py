@@ -21,6 +21,8 @@ import pytest
 from fake_service import Build, post
 from running_server import MODEL, SETTINGS, RunningServer, start_server
 
+from legato.text.vocabulary import Tokenizer
+
 SOURCES = Path(__file__).parents[2] / "src" / "legato"
 # Modules that run what they read, and a name that would make transformers do so.
 DESERIALISERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "torch", "yaml"}  # fmt: skip
@@ -201,3 +203,39 @@ def test_salts_keep_time_apart(server: RunningServer) -> None:
     same, other, new = (statistics.median(times[name]) for name in ("same", "other", "new"))
     assert other > 3 * same
     assert other > new / 2
+
+
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", HI),
+        ("/v1/chat/completions/render", HI),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/messages", {**HI, "max_tokens": 5}),
+        ("/v1/messages/count_tokens", HI),
+        ("/v1/responses", {"input": "hi"}),
+        ("/api/chat", HI),
+        ("/api/generate", {"prompt": "hi"}),
+        ("/api/generate", {"prompt": "hi", "raw": True}),
+        ("/tokenize", HI),
+        ("/tokenize", {"prompt": "hi"}),
+    ],
+)
+def test_prompts_are_known_within_their_salt(
+    path: str, body: dict[str, Any], build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    salts: list[str] = []
+    remembering = Tokenizer.remembering
+
+    def noted(self: Tokenizer, salt: str) -> Tokenizer:
+        salts.append(salt)
+        return remembering(self, salt)
+
+    monkeypatch.setattr(Tokenizer, "remembering", noted)
+    client, _ = build()
+    assert post(client, path, {**body, "cache_salt": "mine"}).status_code == 200
+    assert post(client, path, body).status_code == 200
+    assert salts == ["mine", ""]

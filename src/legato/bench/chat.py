@@ -10,7 +10,6 @@ from statistics import median
 from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
-from legato.bench.own_server import chosen_server
 from legato.bench.prompts import WORDS
 from legato.bench.report import publish
 from legato.bench.rounds import Round
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     lengths = _lengths(arguments.lengths)
-    with chosen_server(arguments) as endpoint:
+    with own_server.chosen_server(arguments) as endpoint:
         model, rounds = asyncio.run(_run(arguments, endpoint, lengths))
     title = f"{model}: a chat and its answer of {arguments.output_len} tokens go on"
     settings = {k: v for k, v in vars(arguments).items() if k not in ("run", "json", "api_key")}

@@ -11,7 +11,6 @@ from itertools import count
 from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
-from legato.bench.own_server import chosen_server
 from legato.bench.seam_client import Client
 from legato.bench.seam_cuts import Answer, Cut, Miss, Tokens, common
 from legato.bench.seam_questions import BEGINNINGS, QUESTIONS
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with chosen_server(arguments) as endpoint:
+    with own_server.chosen_server(arguments) as endpoint:
         measured = asyncio.run(_run(arguments, endpoint))
     return 0 if measured else 1
 

@@ -32,6 +32,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
+    cache_salt: str | None = None
     return_token_strs: bool = False
 
 
@@ -64,7 +65,8 @@ def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
         raise RequestError("give either prompt or messages", "prompt")
     if request.prompt is not None:
         special = request.add_special_tokens is not False
-        return service.text.encode(request.prompt, add_special_tokens=special)
+        text = service.text_within(request.cache_salt)
+        return text.encode(request.prompt, add_special_tokens=special)
     chat = ChatRequest(
         messages=request.messages or [],
         add_generation_prompt=request.add_generation_prompt,
@@ -73,6 +75,7 @@ def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:
         chat_template=request.chat_template,
         chat_template_kwargs=request.chat_template_kwargs,
         documents=request.documents,
+        cache_salt=request.cache_salt,
     )
     return render(chat, service).token_ids
 
