@@ -74,6 +74,7 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("completions", {"temperature": 1e300}, 400, "temperature", "at most 1000000"),
     ("completions", {"max_tokens": -(10**400)}, 400, "max_tokens", "beyond 64 bits"),
     ("completions", {"seed": 10**30}, 400, "seed", "beyond 64 bits"),
+    ("completions", {"seed": 2**63}, 400, "seed", "beyond 64 bits"),
     ("completions", {"cache_salt": "x" * 513}, 400, "cache_salt", "at most 512"),
     ("completions", {"request_id": "x" * 513}, 400, "request_id", "at most 512"),
     ("chat/completions", {"metadata": nested(129)}, 400, "metadata", "128 levels"),

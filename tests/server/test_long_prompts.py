@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from legato.server.service import Service
 from legato.text.template import load_chat_template
 from legato.text.tokenizer import Tokenizer
 
-LENGTH = 2_000_000  # characters: half a second of encoding
+LENGTH = 1_000_000  # characters: a quarter of a second of encoding and more
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,14 @@ def service(model_path: Path, tokenizer: Tokenizer) -> Service:
 
 
 @pytest.fixture(scope="module")
-def text(service: Service) -> str:
+def words(service: Service) -> list[str]:
     draw = random.Random(0)
-    words = [service.text.token_text(id) for id in draw.sample(range(1000, 40_000), 3000)]
-    return "".join(draw.choices(words, k=LENGTH))[:LENGTH]
+    return [service.text.token_text(id) for id in draw.sample(range(1000, 40_000), 3000)]
+
+
+def new_text(words: list[str], seed: object) -> str:
+    """Nobody has sent it before: what was encoded once is known and takes no time."""
+    return "".join(random.Random(str(seed)).choices(words, k=LENGTH))[:LENGTH]
 
 
 class Pulse:
@@ -60,31 +64,49 @@ def pulse() -> Iterator[Pulse]:
         task.cancel()
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
-def test_the_loop_goes_on(service: Service, text: str, path: str) -> None:
-    body: dict[str, Any] = {"prompt": text}
-    if "chat" in path:
-        body = {"messages": [{"role": "user", "content": text}]}
-    if "completions" in path:
-        body["max_tokens"] = 2
+def chat(text: str) -> dict[str, Any]:
+    return {"model": "fake", "messages": [{"role": "user", "content": text}]}
 
-    async def ask() -> tuple[httpx.Response, float, float]:
+
+BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "/v1/chat/completions": lambda text: chat(text) | {"max_tokens": 2},
+    "/v1/completions": lambda text: {"prompt": text, "max_tokens": 2},
+    "/v1/responses": lambda text: {"input": text, "max_output_tokens": 16},
+    "/v1/messages": lambda text: chat(text) | {"max_tokens": 2},
+    "/v1/messages/count_tokens": chat,
+    "/api/chat": lambda text: chat(text) | {"stream": False},
+    "/tokenize": lambda text: {"prompt": text, "return_token_strs": True},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_loop_goes_on(service: Service, words: list[str], path: str) -> None:
+    """Held up for most of the time, whichever text: once may be the machine's doing."""
+
+    async def ask(text: str) -> tuple[httpx.Response, float, float]:
         transport = httpx.ASGITransport(build_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             with pulse() as found:
                 await asyncio.sleep(0.05)
                 start = time.perf_counter()
-                response = await client.post(path, json=body)
-                return response, time.perf_counter() - start, found.longest
+                response = await client.post(path, json=BODIES[path](text))
+                seconds = time.perf_counter() - start
+                await asyncio.sleep(0.01)  # it may have been held up until just now
+                return response, seconds, found.longest
 
-    response, seconds, longest = asyncio.run(ask())
-    assert response.status_code == 200
-    assert longest < seconds / 2, f"held up for {longest:.3f} of {seconds:.3f} s"
+    shares = []
+    for attempt in range(3):
+        response, seconds, longest = asyncio.run(ask(new_text(words, f"{path} {attempt}")))
+        assert response.status_code == 200, response.text
+        shares.append(longest / seconds)
+        if shares[-1] < 1 / 2:
+            return
+    raise AssertionError(f"held up for {shares} of the time")
 
 
-def test_long_texts_have_the_ids_of_short_ones(service: Service, text: str) -> None:
+def test_long_texts_have_the_ids_of_short_ones(service: Service, words: list[str]) -> None:
     """The library's two calls agree; the text is cut where a token cannot span."""
-    part = text[:9_000].rstrip() + " <|im_end|>\n"
+    part = new_text(words, "part")[:9_000].rstrip() + " <|im_end|>\n"
     tokenizer = service.text
     once = tokenizer.encode(part, add_special_tokens=False)
     assert tokenizer.encode(part * 3, add_special_tokens=False) == once * 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from legato.errors import RequestError
@@ -14,7 +13,9 @@ MAX_PARTS: Final = 250_000
 """Lists and objects of a body: each takes fifty times the memory of its two signs, and a moment of
 Python's lock. Brackets in texts count as well; a text with that many fits no context."""
 
-_LONG_NUMBER: Final = re.compile(rb"\d{19}")
+_DIGITS: Final = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
+"""Makes every digit a zero: looking for nineteen zeros takes a tenth of the time of an expression."""
+
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
@@ -29,7 +30,7 @@ def check_extremes(fields: dict[str, Any], body: bytes | bytearray) -> None:
 
     Most bodies have no room for either: that is seen without a walk through what they say.
     """
-    has_numbers = _LONG_NUMBER.search(body) is not None
+    has_numbers = b"0" * 19 in body.translate(_DIGITS)
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH and not has_numbers:
         return
     for name, value in fields.items():

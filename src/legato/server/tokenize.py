@@ -48,16 +48,19 @@ async def tokenize(http: Request, service: Service) -> dict[str, Any]:
     request, size = await read_request(http, TokenizeRequest)
     service.check_model(request.model)
     length = size if request.chat_template is None else LONG_TEXT + 1  # as in a chat
-    tokens = await off_loop(length, lambda: _token_ids(request, service))
-    reply = {
+    return await off_loop(length, lambda: _reply(request, service))
+
+
+def _reply(request: TokenizeRequest, service: Service) -> dict[str, Any]:
+    tokens = _token_ids(request, service)
+    return {
         "tokens": tokens,
         "count": len(tokens),
         "max_model_len": service.engine.info.max_model_len,
-        "token_strs": None,
+        "token_strs": [service.text.token_text(token) for token in tokens]
+        if request.return_token_strs
+        else None,
     }
-    if request.return_token_strs:
-        reply["token_strs"] = [service.text.token_text(token) for token in tokens]
-    return reply
 
 
 def _token_ids(request: TokenizeRequest, service: Service) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from legato.text.continuation import Prompt
 from legato.text.resumption import Resumption
-from legato.text.trace import Words, words_of
+from legato.text.trace import Words, common_prefix, words_of
 from legato.text.vocabulary import Tokenizer
 
 _TAIL: Final = 16  # characters that are compared before the hash is
@@ -30,9 +30,7 @@ class Beginning(NamedTuple):
     @classmethod
     def of(cls, prompt: Prompt, resumption: Resumption) -> Beginning:
         ids = resumption.prompt_token_ids + resumption.output_token_ids
-        alike = zip(ids, prompt.token_ids, strict=False)
-        known = next((at for at, (one, other) in enumerate(alike) if one != other), len(ids))
-        known = max(0, min(known, len(ids) - _OWN))
+        known = max(0, min(common_prefix(ids, prompt.token_ids), len(ids) - _OWN))
         text = prompt.text
         return cls(
             len(text),

@@ -101,8 +101,8 @@ class Trace:
         return len(self._ends) > start
 
 
-def common_prefix(one: bytes, other: bytes | bytearray) -> int:
-    """Length of the longest beginning that two texts share."""
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest beginning that two share: texts in bytes, or lists of ids."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
