@@ -152,6 +152,8 @@ class AnswerMemory:
         words = words_of(prompt.text[prompt.answer_start :], prompt.words_ids, tokenizer)
         best: _Match | None = None
         for remembered in reversed(answers):
+            if not _may_be_better(remembered, words, remembered.foreign, best, tokenizer):
+                continue
             agreement = remembered.trace.agreement(words, tokenizer)
             if agreement.common <= remembered.foreign:
                 continue
@@ -172,6 +174,8 @@ class AnswerMemory:
             if start not in known:
                 known[start] = beginning.words_in(prompt, tokenizer)
             words = known[start]
+            if not _may_be_better(remembered, words, len(beginning.pending), best, tokenizer):
+                continue
             agreement = remembered.trace.agreement(words, tokenizer)
             match = _Match(remembered, [], words, agreement, prompt.token_ids)
             if agreement.common <= len(beginning.pending) or not match.is_better(best):
@@ -243,6 +247,15 @@ class _Match(NamedTuple):
         if b"".join(map(tokenizer.token_bytes, rest)) != plain[at:]:  # it was normalised
             return None
         return Recalled(self.prompt_token_ids, trace.ids[:count].tolist(), rest, b"")
+
+
+def _may_be_better(
+    remembered: Remembered, words: Words, least: int, best: _Match | None, tokenizer: Tokenizer
+) -> bool:
+    """A quick check: more than ``least`` bytes of the words, and more than the best has, are its own. One
+    question may have been answered in a thousand ways."""
+    needed = least if best is None else max(least, len(words.plain) - best.missing)
+    return remembered.trace.begins_with(words.plain[: needed + 1], tokenizer)
 
 
 def _ends_from_back(ids: list[int], length: int, tokenizer: Tokenizer) -> dict[int, int]:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from legato.text.vocabulary import Tokenizer
 
-_PORTION: Final = 32  # tokens that are spelled at once
+_PORTION: Final = 4  # tokens that are spelled at first; then each time as many as before, and these
 
 
 class Words(NamedTuple):
@@ -51,6 +51,12 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def begins_with(self, text: bytes, tokenizer: Tokenizer) -> bool:
+        """Whatever control tokens stand there."""
+        while len(self._text) < len(text) and self._spell(tokenizer):
+            pass
+        return self._text.startswith(text)
 
     def agreement(self, words: Words, tokenizer: Tokenizer) -> Agreement:
         common = common_prefix(words.plain, self._text)
@@ -94,7 +100,7 @@ class Trace:
     def _spell(self, tokenizer: Tokenizer) -> bool:
         """Spell some more tokens; False if there are none. Most answers are never asked for."""
         start = len(self._ends)
-        for id in self.ids[start : start + _PORTION]:
+        for id in self.ids[start : 2 * start + _PORTION]:
             if id not in tokenizer.special_ids:
                 self._text += tokenizer.token_bytes(id)
             self._ends.append(len(self._text))

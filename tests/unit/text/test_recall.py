@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -166,6 +167,13 @@ def test_no_byte_is_lost(tokenizer: Tokenizer, data: st.DataObject) -> None:
         assert spelling(tokenizer, found.draft[:-1]) < found.pending or not found.draft
 
 
+def begun_alike() -> st.SearchStrategy[str]:
+    """Texts that part from each other after some words."""
+    begun = "a b  c ab ca bc"
+    tails = st.text("abc ", max_size=3)
+    return st.builds(lambda end, tail: begun[:end] + tail, st.integers(1, len(begun)), tails)
+
+
 class TestWordsOfTheClient:
     @pytest.mark.parametrize(
         "words", ["Red, greenish", "Red, gre and more", "Blue", ANSWER + " and more", "Red, green!"]
@@ -214,6 +222,39 @@ class TestWordsOfTheClient:
         found = resume(prompt, smollm2, memory, "", healing=True)
         expected = begun.pending + words.encode()
         check_exact(smollm2, found, begun.prompt_token_ids, begun.draft + ids, expected)
+
+    @settings(
+        max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(
+        answers=st.lists(begun_alike(), min_size=1, max_size=8),
+        words=begun_alike(),
+        is_chat=st.booleans(),
+    )
+    def test_of_many_answers_it_is_the_same_one(
+        self, smollm2: Tokenizer, answers: list[str], words: str, is_chat: bool
+    ) -> None:
+        """Those that are passed over quickly: each asked alone says less, or the same earlier."""
+        if is_chat:
+            first = build_prompt(PLAIN, smollm2, [USER])
+            prompt = chat(smollm2, words, template=PLAIN)
+        else:
+            first = completion_prompt(smollm2, QUESTION)
+            prompt = completion_prompt(smollm2, QUESTION + words)
+        together = AnswerMemory()
+        for number, answer in enumerate(answers):
+            spelled = unusual if number % 2 else Tokenizer.encode
+            answered(together, smollm2, first, spelled(smollm2, answer))
+        best, most = None, 0
+        for number, answer in enumerate(answers):
+            alone = AnswerMemory()
+            spelled = unusual if number % 2 else Tokenizer.encode
+            answered(alone, smollm2, first, spelled(smollm2, answer))
+            common = len(commonprefix([answer, words]))
+            if common and common >= most:
+                best, most = alone, common
+        expected = None if best is None else best.recall("", prompt, smollm2)
+        assert together.recall("", prompt, smollm2) == expected
 
 
 class TestHiddenTokens:
