@@ -84,7 +84,7 @@ def build_prompt(
     message from the assistant (``config.ASSISTANT_PREFILLS``), ``reasoning_parser`` the name of the
     marks of thoughts that the template does not show. Raises RequestError naming the field.
     """
-    turns = prepare(messages, template.content_format)
+    turns = prepare(messages, template.content_format, template.role)
     given = {**_checked(template_kwargs), "tools": tools, "documents": documents}
     quoted = None if parse_special_tokens or tokenizer is None else tokenizer.control_names
     quotes = Quotes(quoted, [turns, given])

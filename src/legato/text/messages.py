@@ -6,6 +6,7 @@ any separator would be text that nobody wrote.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from legato.errors import RequestError
@@ -40,29 +41,50 @@ def part_text(part: Any, field: str) -> str:
     return text
 
 
-def prepare(messages: list[Message], content_format: ContentFormat) -> list[Message]:
-    """Copies of the messages with their content as the template wants it.
+def prepare(
+    messages: list[Message],
+    content_format: ContentFormat,
+    role_of: Callable[[str], str | None],
+) -> list[Message]:
+    """Copies of the messages with their content as the template wants it, in roles that it shows
+    (``ChatTemplate.role``).
 
     Raises RequestError for a message without a role, or with content that is not text.
     """
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list of at least one message", "messages")
-    return [_prepare(message, index, content_format) for index, message in enumerate(messages)]
+    return [
+        _prepare(message, index, content_format, role_of) for index, message in enumerate(messages)
+    ]
 
 
-def _prepare(message: Any, index: int, content_format: ContentFormat) -> Message:
+def _prepare(
+    message: Any, index: int, content_format: ContentFormat, role_of: Callable[[str], str | None]
+) -> Message:
     field = f"messages[{index}]"
     if not isinstance(message, dict):
         raise RequestError(f"{field} must be an object", field)
     if not isinstance(message.get("role"), str):
         raise RequestError(f"{field}.role must be a string", f"{field}.role")
+    role = role_of(message["role"])
+    if role is None:
+        problem = f"the chat template shows no messages of the role {message['role']!r}"
+        raise RequestError(f"{field}.role: {problem}", f"{field}.role")
     content = message.get("content")
     text = text_of(content, f"{field}.content")
-    message = {name: value for name, value in message.items() if name not in MARKS}
+    message = {name: value for name, value in message.items() if not _is_left_out(name, value)}
+    message["role"] = role
     reasoning = reasoning_of(message, field)
     if reasoning is not None:
         message["reasoning_content"] = reasoning
     return message if content is None else with_text(message, text, content_format)
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """Templates ask whether a key is there: what clients write for nothing must not be."""
+    if name == "content":
+        return False
+    return name in MARKS or value is None or (name == "tool_calls" and value == [])
 
 
 def reasoning_of(message: Message, where: str) -> str | None:

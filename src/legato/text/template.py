@@ -16,6 +16,8 @@ from legato.text.messages import ContentFormat, Message
 from legato.text.sandbox import ENVIRONMENT, limited
 
 RESERVED: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
+_MOST_ROLES: Final = 32  # that are tried: who sends more finds out alone
 _GGUF_KEY: Final = "tokenizer.chat_template"
 MAX_TEMPLATE: Final = 300_000
 """Characters; the largest that are published have a tenth of that."""
@@ -40,6 +42,7 @@ class ChatTemplate:
         self.sources = named
         self._templates = {name: _compile(name, text) for name, text in named.items()}
         self._tokens = dict(extra_tokens or {})
+        self._shown: dict[str, bool] = {}  # role -> whether messages of it are
         if bos_token is not None:
             self._tokens["bos_token"] = bos_token
         if eos_token is not None:
@@ -86,6 +89,36 @@ class ChatTemplate:
             if probe in text and "'text'" not in text:
                 return "string" if content == probe else "parts"
         return "string"
+
+    def role(self, name: str) -> str | None:
+        """The role in which messages of this one are shown; None if they would vanish.
+
+        OpenAI's ``developer`` is the system where a template does not name it.
+        """
+        if name == "developer" and not any(name in source for source in self.sources.values()):
+            return "system"
+        return name if name in _ROLES or self._shows(name) else None
+
+    def _shows(self, role: str) -> bool:
+        """By trying. What a template refuses, it refuses in its own words."""
+        if role not in self._shown:
+            if len(self._shown) == _MOST_ROLES:
+                return True
+            self._shown[role] = self._tries(role)
+        return self._shown[role]
+
+    def _tries(self, role: str) -> bool:
+        probe = "LEGATOPROBE"
+        content = probe if self.content_format == "string" else [{"type": "text", "text": probe}]
+        turns = [{"role": name, "content": content} for name in ("user", role)]
+        found = []
+        for messages in (turns, turns[::-1]):
+            try:
+                text = self.render(messages, add_generation_prompt=True)
+            except RequestError:
+                continue
+            found.append(text.count(probe) == 2)
+        return any(found) or not found
 
     def _choose(self, tools: object, documents: object) -> jinja2.Template:
         wanted = ["tool_use"] if tools else []

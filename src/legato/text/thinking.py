@@ -94,7 +94,7 @@ def resumed(
 def _closing(template: ChatTemplate, block: Block) -> str:
     """What stands between thoughts and content, as the template writes it if it does."""
     try:
-        turns = prepare([*_CHAT], template.content_format)
+        turns = prepare([*_CHAT], template.content_format, template.role)
         between = reasoning_seam(template, turns, {}).between
     except RequestError:
         return block.end
