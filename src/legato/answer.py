@@ -196,7 +196,8 @@ class Answer:
         logprobs = output.logprobs and output.logprobs[first:]
         piece = Piece(output.index, text, output.token_ids[first:], logprobs, overlap=overlap)
         if output.finish_reason is not None:
-            piece.text += stream.finish().text
+            is_whole = output.finish_reason is FinishReason.STOP
+            piece.text += stream.finish(goes_on=not is_whole).text
             piece.finish_reason = output.finish_reason.value
             piece.stop_reason = self._stop_reason(output)
         return piece

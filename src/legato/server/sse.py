@@ -18,11 +18,27 @@ from starlette.types import Receive, Scope, Send
 
 from legato.server.dialect import OPENAI, Dialect
 
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+# Unicode's ends of lines, at which some clients cut a stream that is told in lines (httpx's ``iter_lines``).
+_ENDS_OF_LINES = (
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+    (b"\xc2\x85", b"\\u0085"),
+)
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 Result = TypeVar("Result")
+
+
+def encode(data: Any) -> bytes:
+    """JSON in one line, whatever takes which character for the end of one."""
+    said = _encode(data)
+    if said.isascii():
+        return said
+    for end, escape in _ENDS_OF_LINES:
+        said = said.replace(end, escape)
+    return said
 
 
 def named_event(name: str, data: Any) -> bytes:

@@ -3,7 +3,8 @@
     bytes of tokens ──> UTF-8 decoder (keeps half a character) ──> stop search (keeps what might
     begin a stop string) ──> the client
 
-Whatever way the ids are chopped, the pieces joined are the text of the ids decoded at once.
+Whatever way the ids are chopped, the pieces joined are the text of the ids decoded at once, but for half
+a character at the end of an answer that was cut off.
 """
 
 from __future__ import annotations
@@ -75,9 +76,13 @@ class TextStream:
         later = self.push(rest) if rest else Delta("")
         return Delta(text + later.text, later.stop)
 
-    def finish(self) -> Delta:
-        """What was held back: half a character (as U+FFFD), the beginning of a stop string."""
-        text = self._decoder.decode(b"", True)
+    def finish(self, *, goes_on: bool = False) -> Delta:
+        """What was held back: half a character (as U+FFFD), the beginning of a stop string.
+
+        ``goes_on``: the answer was cut off, and may be continued. Then half a character is left out: its
+        other half is still to come, and nobody could send U+FFFD back as the beginning of it.
+        """
+        text = "" if goes_on else self._decoder.decode(b"", True)
         return Delta(text) if self._stop is None else self._stop.finish(text)
 
 

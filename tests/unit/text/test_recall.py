@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_resumption import PLAIN, THINKING, USER, chat, spelling
 
+from legato.answer import Answer
 from legato.asking import completion_prompt
+from legato.request import FinishReason, Output, Request, SamplingParams
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.quoting import Quotes
 from legato.text.recall import AnswerMemory, Remembered
@@ -126,6 +128,38 @@ class TestAnyTokensResumeExactly:
             count = len(all_ids(found)) - len(first.token_ids)
             memory.begin("", prompt, found).extend(ids[count:])
             assert len(memory) == 1
+
+
+def test_an_answer_that_was_cut_inside_a_character_goes_on(smollm2: Tokenizer) -> None:
+    """Its text comes back without the half, and the tokens of the half are the same again."""
+    fresh = build_prompt(PLAIN, smollm2, [USER])
+    ids = smollm2.encode("Sure! 🦄🦄 ok 𒀀 fine", add_special_tokens=False)
+    halves = 0
+    for cut in range(1, len(ids) + 1):
+        memory = AnswerMemory()
+        resumption = resume(fresh, smollm2, memory, "", healing=True)
+        request = Request(
+            id="x", prompt_token_ids=fresh.token_ids, params=SamplingParams(max_tokens=cut, seed=1)
+        )
+        answer = Answer(fresh, request, smollm2, [memory.begin("", fresh, resumption)])
+        for id in ids[: cut - 1]:
+            answer.push([Output(request_id="x", index=0, token_ids=[id])])
+        answer.push(
+            [
+                Output(
+                    request_id="x",
+                    index=0,
+                    token_ids=[ids[cut - 1]],
+                    finish_reason=FinishReason.LENGTH,
+                )
+            ]
+        )
+        text = answer.choices[0].text
+        halves += spelling(smollm2, ids[:cut]) != text.encode()
+        prompt = chat(smollm2, text, template=PLAIN)
+        found = resume(prompt, smollm2, memory, "", healing=True)
+        check_exact(smollm2, found, fresh.token_ids, ids, text.encode())
+    assert halves >= 4
 
 
 @settings(

@@ -116,6 +116,13 @@ def test_half_a_character_is_never_given_out() -> None:
     assert stream.finish().text == "\ufffd"
 
 
+def test_what_may_be_continued_ends_with_a_whole_character() -> None:
+    for stops in ([], ["x"]):
+        stream = TextStream(Letters(), stop=stops)
+        assert stream.push([97, 0xF0, 0x9F]).text == "a"
+        assert stream.finish(goes_on=True).text == ""
+
+
 def test_a_leading_space_is_kept() -> None:
     assert TextStream(Letters()).push([256]).text == " the"
 
