@@ -141,19 +141,19 @@ def test_a_response_that_failed_can_be_gone_on_from(build: Build) -> None:
 
 def test_the_store_is_bounded() -> None:
     def stored(number: int, length: int) -> StoredResponse:
-        return StoredResponse(
-            {"id": f"r{number}"}, [], [answer_item("m", "x" * (length - 1), "completed")]
-        )
+        response = {"id": f"r{number}"}
+        words = "x" * (length - len("m") - len('{"id":"r0"}'))
+        return StoredResponse(response, [], [answer_item("m", words, "completed")])
 
     store = ResponseStore(max_responses=3, max_characters=100)
     for number in range(3):
-        store.put(stored(number, 10))
+        store.put(stored(number, 15))
     store.get("r0")
-    store.put(stored(3, 10))
+    store.put(stored(3, 15))
     assert len(store) == 3
     with pytest.raises(ResponseNotFoundError):
         store.get("r1")  # the one that was not used for longest
-    store.put(stored(4, 75))
+    store.put(stored(4, 70))
     assert len(store) == 3 and store.get("r4")
     store.put(stored(5, 101))
     assert len(store) == 0

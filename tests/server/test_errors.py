@@ -77,6 +77,8 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("completions", {"seed": 2**63}, 400, "seed", "beyond 64 bits"),
     ("completions", {"cache_salt": "x" * 513}, 400, "cache_salt", "at most 512"),
     ("completions", {"request_id": "x" * 513}, 400, "request_id", "at most 512"),
+    ("completions", {"request_id": "日本"}, 400, "request_id", "ASCII"),
+    ("chat/completions", {"request_id": "a/b"}, 400, "request_id", "without /"),
     ("chat/completions", {"metadata": nested(129)}, 400, "metadata", "128 levels"),
     ("chat/completions", {"metadata": {"a": [2**64]}}, 400, "metadata", "beyond 64 bits"),
     ("chat/completions", {"thinking": {"type": ["enabled"]}}, 400, "thinking.type", "one of"),

@@ -79,6 +79,48 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
+def test_many_prompts_let_others_have_their_turn(service: Service) -> None:
+    """And are not prepared at all where there would never be room for them."""
+
+    async def ask(**more: Any) -> tuple[httpx.Response, int]:
+        transport = httpx.ASGITransport(build_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            turns = 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    await asyncio.sleep(0)
+                    turns += 1
+
+            answered, answer = [0], service.answer
+            service.answer = lambda *a, **k: (answered.append(turns), answer(*a, **k))[1]  # type: ignore
+            task = asyncio.create_task(others())
+            try:
+                body = {"prompt": ["Once upon a time"] * 320, "max_tokens": 1, **more}
+                response = await client.post("/v1/completions", json=body)
+            finally:
+                task.cancel()
+                del service.answer
+            return response, len(set(answered[1:]))
+
+    response, moments = asyncio.run(ask())
+    assert response.status_code == 200 and moments >= 20
+    response, moments = asyncio.run(ask(n=100))
+    assert (response.status_code, response.json()["error"]["param"], moments) == (400, "n", 0)
+
+
+def test_more_items_than_messages_are_refused(service: Service) -> None:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(build_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            items = [{"role": "user", "content": "hi"}] * 50_001
+            return await client.post("/v1/responses", json={"input": items})
+
+    response = asyncio.run(ask())
+    assert response.status_code == 400 and "at most 50000" in response.text
+
+
 @pytest.mark.parametrize("path", BODIES)
 def test_the_loop_goes_on(service: Service, words: list[str], path: str) -> None:
     """Held up for most of the time, whichever text: once may be the machine's doing."""

@@ -17,7 +17,7 @@ from legato.server.tokenize import DetokenizeRequest, TokenizeRequest
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 10**6, 2**31, 2**63, 2**64, 10**30, 0.0, 0.5, -0.5, 1e300, 1e-300,
     "", " ", "x", "\x00", "\ud800", "a" * 3000, [], [0], [-1], [1.5], [None], [""], ["x"], [[]], [[0]],
-    [10**9], [2**70], {}, {"0": 0}, {"-1": 1}, {"a": "b"}, {"type": "text"}, [{}], [{"role": "user"}],
+    [10**9], [2**70], {}, {"0": 0}, {"-1": 1}, {"a": "b"}, {"self": 1}, {"type": "text"}, [{}], [{"role": "user"}],
 ]  # fmt: skip
 MESSAGES: list[Any] = [
     [{"role": role, "content": content}]

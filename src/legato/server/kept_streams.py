@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from legato.errors import RequestError
@@ -122,6 +122,9 @@ class KeptStream:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._window, self._store.drop, self)
 
+    def when_ended(self, work: Callable[[], None]) -> None:
+        self._task.add_done_callback(lambda _: work())
+
     def cancel(self) -> None:
         """Nothing more will grow."""
         self._task.cancel()
@@ -231,7 +234,7 @@ def resumed(stream: KeptStream, after: int = -1) -> EventStream:
 
 
 def number_of(text: str, field: str) -> int:
-    """An event's id as a client sends it. Raises RequestError."""
+    """A number as a client writes it into a header or a query. Raises RequestError."""
     if not text.isdecimal() or len(text) > 18:
-        raise RequestError(f"{field} must be the number of an event, got {text[:40]!r}", field)
+        raise RequestError(f"{field} must be a whole number, got {text[:40]!r}", field)
     return int(text)

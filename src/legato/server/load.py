@@ -123,9 +123,10 @@ class Load:
     def _held(self, asker: Asker) -> int:
         return sum(place.choices for place in self._places.get(asker.name, ()))
 
-    def _check(self, asker: Asker, choices: Sequence[int]) -> None:
-        wanted = sum(choices)
-        field = "n" if wanted > len(choices) else "prompt"
+    def check_size(self, prompts: int, wanted: int) -> None:
+        """Raises RequestError for a request that would never be served: for so many answers to so many
+        prompts."""
+        field = "n" if wanted > prompts else "prompt"
         if wanted > self._most:
             raise RequestError(
                 f"{field}: the request is for {wanted} answers, this server has places for "
@@ -138,7 +139,10 @@ class Load:
                 "open (--max-requests-per-client)",
                 field,
             )
-        held = self._held(asker)
+
+    def _check(self, asker: Asker, choices: Sequence[int]) -> None:
+        wanted, held = sum(choices), self._held(asker)
+        self.check_size(len(choices), wanted)
         # The last quarter of the queue is for those who hold little of it: nobody locks others out.
         most = self._most if held < self._queue / 4 else self._most - self._queue // 4
         if self.open and self.open + wanted > most:

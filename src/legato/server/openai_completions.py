@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import aclosing
 from typing import Any
@@ -29,6 +30,9 @@ from legato.text.continuation import Prompt
 
 router = Routes("generation")
 
+AT_ONCE = 16
+"""Prompts of one request between which other requests have their turn."""
+
 
 @router.post("/v1/completions", CompletionRequest)
 async def completions(http: Request, service: Service) -> Response:
@@ -40,7 +44,7 @@ async def completions(http: Request, service: Service) -> Response:
     window = service.resume_window(request.resume_window, streamed=request.stream)
     prompts = await off_loop(size, lambda: _prompts(request, service))
     grammar = await grammar_of(request, prompts[0] if request.seam is not None else None, service)
-    answers = _answers(request, prompts, service, grammar)
+    answers = await _answers(request, prompts, service, grammar)
     if request.stream:
         events = CompletionStream(request, answers, service).events()
         return event_stream(service.streams, answers[0].request.id, events, window)
@@ -64,23 +68,28 @@ def _prompts(request: CompletionRequest, service: Service) -> list[Prompt]:
     ]
 
 
-def _answers(
+async def _answers(
     request: CompletionRequest, prompts: list[Prompt], service: Service, grammar: str
 ) -> list[Answer]:
     params = sampling_params(request, service.engine.info.default_sampling)
+    service.load.check_size(len(prompts), len(prompts) * params.n)
     request_id = new_id("cmpl", request.request_id)
-    return [
-        service.answer(
-            prompt,
-            params,
-            request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
-            priority=request.priority,
-            cache_salt=request.cache_salt,
-            field="prompt",
-            guidance=guidance_of(request, prompt, service, grammar),
+    answers = []
+    for number, prompt in enumerate(prompts):
+        if number % AT_ONCE == AT_ONCE - 1:  # each is looked for in the memory of answers
+            await asyncio.sleep(0)
+        answers.append(
+            service.answer(
+                prompt,
+                params,
+                request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
+                priority=request.priority,
+                cache_salt=request.cache_salt,
+                field="prompt",
+                guidance=guidance_of(request, prompt, service, grammar),
+            )
         )
-        for number, prompt in enumerate(prompts)
-    ]
+    return answers
 
 
 async def _complete(answers: list[Answer], service: Service) -> None:

@@ -7,6 +7,7 @@ answer of ``previous_response_id`` when it was cut off and nothing is said after
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,13 @@ from legato.server.errors import (
     json_response,
 )
 from legato.server.guidance import guidance_of
-from legato.server.kept_streams import MAX_WINDOW, event_stream, number_of, resumed
+from legato.server.kept_streams import (
+    MAX_WINDOW,
+    KeptStream,
+    event_stream,
+    number_of,
+    resumed,
+)
 from legato.server.protocol import naming
 from legato.server.responses_items import (
     Item,
@@ -58,21 +65,31 @@ async def create(http: Request, service: Service) -> Response:
     if request.background and not request.store:
         raise RequestError("background needs store: true", "background")
     window = service.resume_window(request.resume_window, streamed=request.stream)
-    items, continued = _conversation(request, service)
+    given = await off_loop(size, lambda: read_input(request.input or []))
+    items, continued = _conversation(request, given, service)
     length = size + sum(len(text_of_item(item)) for item in items)
     prompt = await off_loop(length, lambda: _prompt(request, items, service, continued=continued))
     grammar = await grammar_of(request, prompt, service)
     answer = _begin(request, prompt, service, grammar)
     reply = Reply(request, answer, service, items, continued=continued)
     if request.background:
-        reply.remember_begun()
-        kept = service.streams.open(
-            answer.request.id, reply.events(), window or MAX_WINDOW, outlives=True
-        )
+        kept = _in_background(reply, window or MAX_WINDOW, service)
         return resumed(kept) if request.stream else json_response(reply.response("in_progress"))
     if request.stream:
         return event_stream(service.streams, answer.request.id, reply.events(), window)
     return json_response(await unless_disconnected(http, reply.whole()))
+
+
+def _in_background(reply: Reply, window: float, service: Service) -> KeptStream:
+    """Raises what says that there is no room for it, before anything of it is remembered."""
+    with ExitStack() as held:
+        place = held.enter_context(service.admit([reply.answer])[0])
+        kept = service.streams.open(
+            reply.answer.request.id, reply.events(place), window, outlives=True
+        )
+        kept.when_ended(held.pop_all().close)
+    reply.remember_begun()
+    return kept
 
 
 def _check_logprobs(request: ResponsesRequest) -> None:
@@ -83,9 +100,10 @@ def _check_logprobs(request: ResponsesRequest) -> None:
         raise RequestError(f"top_logprobs needs include: [{LOGPROBS!r}]", "top_logprobs")
 
 
-def _conversation(request: ResponsesRequest, service: Service) -> tuple[list[Item], bool]:
+def _conversation(
+    request: ResponsesRequest, given: list[Item], service: Service
+) -> tuple[list[Item], bool]:
     """All items, those remembered first, and whether the last one is continued."""
-    given = read_input(request.input or [])
     if request.previous_response_id is None:
         if not given:
             raise RequestError("input is required", "input")
@@ -167,16 +185,22 @@ async def cancel(response_id: str, service: Service) -> Response:
             "Cannot cancel a synchronous response: only those made with `background` can be cancelled."
         )
     if stored.response["status"] == "in_progress":
-        kept = service.streams.get(response_id)
-        kept.cancel()
-        await kept.ended()
+        await _stop(service.streams.get(response_id))
         stored = service.responses.get(response_id)
     return json_response(stored.response)
 
 
+async def _stop(kept: KeptStream) -> None:
+    kept.cancel()
+    await kept.ended()
+
+
 @router.delete("/{response_id}")
 async def delete(response_id: str, service: Service) -> Response:
-    """Forget a response. Those that went on from it keep what they need."""
+    """Forget a response, which ends it if it is in progress. Those that went on from it keep what they
+    need."""
+    if service.responses.get(response_id).response["status"] == "in_progress":
+        await _stop(service.streams.get(response_id))
     service.responses.delete(response_id)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
@@ -190,7 +214,7 @@ async def input_items(response_id: str, http: Request, service: Service) -> Resp
     if order not in ("asc", "desc"):
         raise RequestError(f"order must be asc or desc, got {order!r}", "order")
     limit = query.get("limit", str(DEFAULT_LISTED))
-    if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
+    if not 1 <= number_of(limit, "limit") <= MAX_LISTED:
         raise RequestError(f"limit must be 1 to {MAX_LISTED}, got {limit}", "limit")
     if order == "desc":
         items.reverse()

@@ -14,6 +14,7 @@ Item = dict[str, Any]
 """A message: id, type, status, role, and content as a list of one part; or thoughts, which have no
 role, but an empty summary."""
 
+MAX_ITEMS = 50_000
 STATUSES = ("in_progress", "completed", "incomplete")
 TURNS = TurnFormat(
     roles={"user": "user", "assistant": "assistant", "system": "system", "developer": "system"},
@@ -29,6 +30,8 @@ def new_item_id(kind: str = "message") -> str:
 
 def read_input(given: str | list[dict[str, Any]]) -> list[Item]:
     """Raises RequestError naming the item at fault."""
+    if len(given) > MAX_ITEMS and not isinstance(given, str):
+        raise RequestError(f"input has {len(given)} items, at most {MAX_ITEMS} are", "input")
     if isinstance(given, str):
         return [_item(new_item_id(), "user", given, "completed")]
     return [_read(item, f"input[{index}]") for index, item in enumerate(given)]

@@ -10,6 +10,7 @@ from typing import Any
 from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
 from legato.server.errors import describe
+from legato.server.load import Place
 from legato.server.logprobs import chat_logprobs
 from legato.server.responses_events import Events
 from legato.server.responses_items import (
@@ -106,7 +107,7 @@ class Reply:
             "usage": _usage(self.answer) if ended else None,
         }
 
-    def _output(self, before: Parted) -> list[Item]:
+    def _output(self, before: Parted, *, logprobs: bool = True) -> list[Item]:
         """The thoughts, if there are any, and the message; ``before`` is what comes before the new."""
         choice = self.answer.choices[0]
         reasoning, content = before.reasoning + choice.reasoning, before.content + choice.content
@@ -117,9 +118,9 @@ class Reply:
             ended = "completed" if is_over else status
             items.append(thoughts_item(self._ids["reasoning"], reasoning, ended))
         if content or not reasoning or self.answer.is_cut_behind_thoughts:
-            entries = [] if self._first_entry is None else choice.logprobs[self._first_entry :]
-            logprobs = self._logprobs(entries)
-            items.append(answer_item(self._ids["message"], content, status, logprobs))
+            first = self._first_entry if logprobs else None
+            entries = self._logprobs([] if first is None else choice.logprobs[first:])
+            items.append(answer_item(self._ids["message"], content, status, entries))
         return items
 
     def _entries(self, piece: Piece) -> list[TokenLogprobs]:
@@ -169,16 +170,16 @@ class Reply:
         if not self.request.store or nothing:
             return
         read = before_answer(self.items) if self.continued else self.items
-        spoken = self._output(self.answer.given if self.continued else NOTHING)
+        spoken = self._output(self.answer.given if self.continued else NOTHING, logprobs=False)
         response = self.response(self._status())
         self.service.responses.put(StoredResponse(response, self.items, [*read, *spoken]))
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
+    async def events(self, place: Place | None = None) -> AsyncGenerator[bytes, None]:
         """OpenAI's events in its order, with a delta for each step of the engine."""
         events = Events(self._ids)
         opened = False
         try:
-            async with aclosing(self.service.pieces(self.answer)) as steps:
+            async with aclosing(self.service.pieces(self.answer, place)) as steps:
                 async for pieces in steps:
                     event = b"" if opened else self._opening(events)
                     opened = True

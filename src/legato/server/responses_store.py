@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from legato.server.asker import owner
 from legato.server.errors import ResponseNotFoundError
@@ -15,6 +18,7 @@ from legato.server.responses_items import Item, text_of_item
 
 MAX_RESPONSES = 1000
 MAX_CHARACTERS = 32_000_000
+"""Of the responses as JSON, and of what the model read."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,10 @@ class StoredResponse:
     items: list[Item]  # all that the model read, earlier answers included
     conversation: list[Item]  # the same with the answer
 
-    @property
+    @cached_property
     def characters(self) -> int:
-        instructions = self.response.get("instructions") or ""
         items = sum(len(text_of_item(item)) + len(item["id"]) for item in self.conversation)
-        return items + len(instructions)
+        return items + len(msgspec.json.encode(self.response))
 
 
 class ResponseStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -50,6 +51,8 @@ RANKS = 32
 MAX_PRIORITY = 2**31
 MAX_NAME = 512
 """Characters of what a client calls its request, or the share of the cache that it may use."""
+
+_SOUND_ID = re.compile(r"[!-.0-~]+")
 
 LONG_TEXT = 20_000
 """Characters from which rendering and tokenising would hold up the streams of other clients."""
@@ -309,6 +312,12 @@ def new_id(prefix: str, given: str | None = None) -> str:
     if given is not None and len(given) > MAX_NAME:
         raise RequestError(
             f"request_id has {len(given)} characters, at most {MAX_NAME} are", "request_id"
+        )
+    if given and not _SOUND_ID.fullmatch(given):
+        raise RequestError(
+            "request_id must be of letters, digits and signs of ASCII, without / and spaces: it "
+            "stands in headers and paths",
+            "request_id",
         )
     return f"{prefix}-{given or uuid.uuid4().hex}"
 

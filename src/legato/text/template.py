@@ -51,6 +51,7 @@ class ChatTemplate:
     def render(
         self,
         messages: list[Message],
+        /,  # ``self`` is a name that a client's variable may have
         *,
         tools: list[dict[str, Any]] | None = None,
         documents: list[dict[str, Any]] | None = None,
