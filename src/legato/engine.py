@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from legato.batch import BLOCK_SIZE, StepResult
 from legato.cache.kv import KVCache
 from legato.config import EngineConfig
-from legato.constraint.arriving import Arriving, ends
+from legato.constraint.arriving import Arriving, ends, open_choices
 from legato.constraint.constraint import Constraint
 from legato.constraint.tokens import TokenTable
 from legato.counts import count_draft, count_step
@@ -20,7 +22,7 @@ from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.packing import Packer
 from legato.plan import Part
-from legato.request import FinishReason, Output, Progress, Request
+from legato.request import FinishReason, Output, Request
 from legato.runner import Program, Runner, token_logprobs
 from legato.scheduler import Scheduler
 from legato.sequence import Sequence
@@ -88,14 +90,14 @@ class Engine:
         if request.grammar:
             self._arriving.add(request)
         else:
-            self._begin(request, None)
+            self._begin(request, repeat(None))
 
-    def _begin(self, request: Request, grammar: Grammar | None) -> None:
-        """``grammar``: compiled and fed with what was given."""
+    def _begin(self, request: Request, grammars: Iterable[Grammar | None]) -> None:
+        """``grammars``: of its choices, fed with what was given."""
         self._arrivals += 1
         # Without prefix caching a request shares blocks with itself only (choices, preemption).
         salt = request.cache_salt if self._shares_prefixes else f"\0{self._arrivals}"
-        progress = request.progress or [Progress(index=i) for i in range(request.params.n)]
+        progress = open_choices(request)
         choices = [
             Sequence(
                 request,
@@ -106,7 +108,7 @@ class Engine:
                 self._constraint(request, grammar),
                 self._speculation,
             )
-            for one in progress
+            for one, grammar in zip(progress, grammars, strict=False)
         ]
         for sequence, one in zip(choices, progress, strict=True):
             sequence.catch_up(one)
@@ -139,7 +141,7 @@ class Engine:
         Unknown and finished requests are ignored: the client cannot know how far the engine is.
         """
         cancelled = [s for s in self._open.get(request_id, ()) if index in (None, s.index)]
-        early = self._arriving.cancel(request_id)
+        early = self._arriving.cancel(request_id, index)
         return early + [self._end(sequence, FinishReason.ABORT) for sequence in cancelled]
 
     def rank(self, request_id: str, priority: int) -> None:
@@ -357,11 +359,11 @@ class Engine:
         if not self._arriving.has_work:
             return []
         outputs: list[Output] = []
-        for request, grammar in self._arriving.take(waits=not self._scheduler.has_work):
+        for request, grammars in self._arriving.take(waits=not self._scheduler.has_work):
             try:
-                if isinstance(grammar, RequestError):
-                    raise grammar
-                self._begin(request, grammar)
+                if isinstance(grammars, LegatoError):
+                    raise grammars
+                self._begin(request, grammars)
             except LegatoError as error:
                 outputs += ends(request, FinishReason.ERROR, f"{type(error).__name__}: {error}")
         return outputs
@@ -369,7 +371,7 @@ class Engine:
     def _constraint(self, request: Request, grammar: Grammar | None) -> Constraint | None:
         if self._tokens is None or not request.is_constrained:
             return None
-        return Constraint(self._tokens, request, None if grammar is None else grammar.copy())
+        return Constraint(self._tokens, request, grammar)
 
     def _close(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

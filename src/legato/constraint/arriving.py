@@ -1,11 +1,11 @@
 """Requests that wait for their grammar.
 
-Grammars are compiled in a thread, because some take as long as many steps.
+Grammars are compiled, and fed with what was given, in a thread, because some take as long as many
+steps.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
@@ -14,14 +14,11 @@ import msgspec
 
 from legato.constraint.compiling import compile_grammar
 from legato.constraint.tokens import TokenTable
-from legato.errors import RequestError
-from legato.request import FinishReason, Output, Request
+from legato.errors import EngineError, LegatoError
+from legato.request import FinishReason, Output, Progress, Request
 
 if TYPE_CHECKING:
     from legato.constraint.grammar import Grammar
-
-KEPT = 64
-"""Compiled grammars that are kept: clients tend to send the same ones."""
 
 PATIENCE = 0.005
 """Seconds that a step without other work waits for a grammar, so that commands are heard."""
@@ -33,8 +30,7 @@ class Arriving:
     def __init__(self) -> None:
         self._table: TokenTable | None = None
         self._pool = ThreadPoolExecutor(1, "grammar")
-        self._compiled: OrderedDict[str, Future[Grammar]] = OrderedDict()
-        self._waiting: dict[str, tuple[Request, Future[Grammar]]] = {}
+        self._waiting: dict[str, tuple[Request, Future[list[Grammar]]]] = {}
 
     @property
     def has_work(self) -> bool:
@@ -45,20 +41,10 @@ class Arriving:
 
     def describe(self, table: TokenTable) -> None:
         self._table = table
-        self._compiled.clear()
 
     def add(self, request: Request) -> None:
-        self._waiting[request.id] = (request, self._compile(request.grammar))
-
-    def _compile(self, source: str) -> Future[Grammar]:
-        future = self._compiled.pop(source, None)
-        if future is None:
-            assert self._table is not None
-            future = self._pool.submit(compile_grammar, source, self._table)
-        self._compiled[source] = future
-        if len(self._compiled) > KEPT:
-            self._compiled.popitem(last=False)
-        return future
+        assert self._table is not None
+        self._waiting[request.id] = request, self._pool.submit(_grammars, request, self._table)
 
     def rank(self, request_id: str, priority: int) -> None:
         """It has this priority, if it is here."""
@@ -67,13 +53,23 @@ class Arriving:
             ranked = msgspec.structs.replace(request, priority=priority)
             self._waiting[request_id] = ranked, future
 
-    def cancel(self, request_id: str) -> list[Output]:
-        """What ends the request, if it is here."""
-        request, _ = self._waiting.pop(request_id, (None, None))
-        return [] if request is None else ends(request, FinishReason.ABORT)
+    def cancel(self, request_id: str, index: int | None = None) -> list[Output]:
+        """What ends the request, or one of its choices, if it is here."""
+        if request_id not in self._waiting:
+            return []
+        request, future = self._waiting[request_id]
+        left = [one for one in open_choices(request) if index not in (None, one.index)]
+        if left:
+            rest = msgspec.structs.replace(request, progress=left)
+            self._waiting[request_id] = rest, future
+        else:
+            future.cancel()
+            del self._waiting[request_id]
+        return ends(request, FinishReason.ABORT, index=index)
 
-    def take(self, *, waits: bool) -> Iterator[tuple[Request, Grammar | RequestError]]:
-        """Requests whose grammar is compiled, and fed with what was given; or what is wrong with it.
+    def take(self, *, waits: bool) -> Iterator[tuple[Request, list[Grammar] | LegatoError]]:
+        """Requests that may begin, with a grammar for each choice, fed with what was given; or what is
+        wrong with it.
 
         ``waits``: for a moment, if there are none.
         """
@@ -81,19 +77,39 @@ class Arriving:
             wait([future for _, future in self._waiting.values()], PATIENCE, FIRST_COMPLETED)
         done = [id for id, (_, future) in self._waiting.items() if future.done()]
         for request, future in [self._waiting.pop(id) for id in done]:
-            try:
-                grammar = future.result().copy()
-                if not (request.thinking is not None and request.thinking.is_open):
-                    grammar.feed(request.grammar_text)
-                yield request, grammar
-            except RequestError as error:
-                yield request, error
+            yield request, _result(future)
 
 
-def ends(request: Request, reason: FinishReason, error: str | None = None) -> list[Output]:
-    """Ends every choice of a request that has not begun."""
-    choices = range(request.params.n)
+def _grammars(request: Request, table: TokenTable) -> list[Grammar]:
+    """One for each choice that is open now. Raises RequestError if the grammar cannot be used."""
+    grammar = compile_grammar(request.grammar, table)
+    if not (request.thinking is not None and request.thinking.is_open):
+        grammar.feed(request.grammar_text)
+    return [grammar, *(grammar.copy() for _ in open_choices(request)[1:])]
+
+
+def _result(future: Future[list[Grammar]]) -> list[Grammar] | LegatoError:
+    try:
+        return future.result()
+    except MemoryError:  # nobody's fault
+        raise
+    except LegatoError as error:
+        return error
+    except Exception as error:  # whatever it is, it is this request's
+        return EngineError(f"the grammar could not be made ready: {error!r}")
+
+
+def open_choices(request: Request) -> list[Progress]:
+    """How far each choice has come that is not finished."""
+    return request.progress or [Progress(index=i) for i in range(request.params.n)]
+
+
+def ends(
+    request: Request, reason: FinishReason, error: str | None = None, index: int | None = None
+) -> list[Output]:
+    """Ends every choice of a request that has not begun, or the one of that ``index``."""
     return [
-        Output(request_id=request.id, index=index, finish_reason=reason, error=error)
-        for index in choices
+        Output(request_id=request.id, index=one.index, finish_reason=reason, error=error)
+        for one in open_choices(request)
+        if index in (None, one.index)
     ]

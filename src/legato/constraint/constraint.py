@@ -11,6 +11,7 @@ et al. 2023). A row's numbers depend on that row alone, so a draft changes the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,12 +113,11 @@ class Constraint:
         if self._thoughts is None or not self._is_thinking:
             if self._healing is None:
                 return self._grammar_alone
-            return Rules([], self._healing.fits()[:rows], self.grammar)
+            return Rules([], self._healing.fits(rows), self.grammar)
         if self._healing is not None:
-            return Rules([], self._healing.fits()[:rows], None)
-        forced = self._thoughts.forced[:rows]
-        if forced:
-            return Rules(forced, [], self.grammar if len(forced) < rows else None, len(forced))
+            return Rules([], self._healing.fits(rows), None)
+        if self._thoughts.forced:
+            return self._closing(self._thoughts, self._thoughts.forced[:rows], rows)
         if self._thoughts.place is Place.INSIDE:
             return Rules([], [], None)
         if self.grammar is None:
@@ -126,6 +126,15 @@ class Constraint:
         if self._thoughts.is_opening:
             return Rules([], [Fit(beside, beside)], None)
         return Rules([], [], self.grammar, beside=beside)
+
+    def _closing(self, thoughts: Thoughts, forced: list[int], rows: int) -> Rules:
+        """Of the rows that must close the block; one behind them is ruled as if they had come."""
+        if self.grammar is None or len(forced) == rows:
+            return Rules(forced, [], None)
+        closed = copy(thoughts)
+        for token in forced:
+            closed.accept(self._table.token(token))
+        return Rules(forced, [], self.grammar, len(forced), self._beside(closed))
 
     def _beside(self, thoughts: Thoughts) -> U32:
         """The opening mark, or newlines behind the closing one."""

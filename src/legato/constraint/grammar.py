@@ -244,10 +244,12 @@ class Grammar:
         return True
 
     def accept(self, token_id: int) -> None:
-        """``token_id`` was chosen. Raises EngineError if it must not follow, or a limit is met."""
+        """``token_id`` was chosen. Raises EngineError if it must not follow, a limit is met, or
+        another token was taken."""
         taken, self._taken = self._taken, None
         if taken is not None:
-            assert taken == token_id, "another token was taken"
+            if taken != token_id:
+                raise EngineError(f"the grammar has taken token {taken}, not {token_id}")
         elif not self._matcher.consume_token(token_id):
             raise EngineError(f"the grammar cannot go on: {self.failure}")
 

@@ -8,11 +8,16 @@ written, and is spelled as the tokenizer spells it (the draft), unless a token g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from legato.batch import U32
 from legato.constraint.tokens import TokenTable
+
+KEPT = 64
+"""Fits that are kept: the choices of a request ask for the same ones, each step for most of the last's."""
 
 
 class Fit(NamedTuple):
@@ -20,6 +25,15 @@ class Fit(NamedTuple):
 
     allowed: U32
     fallback: U32
+
+
+@lru_cache(KEPT)
+def _fit(table: TokenTable, left: bytes, draft: int | None) -> Fit:
+    """For a token that begins where ``left`` is left, and was drafted as ``draft``."""
+    beyond = table.extending(left)
+    within = table.beginnings(left[:-1])
+    fallback = [draft] if draft is not None else within if not len(beyond) else []
+    return Fit(table.mask(within, beyond), table.mask(fallback, beyond))
 
 
 class Healing:
@@ -40,32 +54,26 @@ class Healing:
             text = text[len(self._table.token(id)) :]
         return ids
 
-    def fits(self) -> list[Fit]:
-        """For the next token, and for those after each token of the draft that leaves some text."""
-        return [self._fit(left, id) for left, id in self._steps()]
+    def fits(self, most: int) -> list[Fit]:
+        """For the next token, and for those after each token of the draft that leaves some text; at
+        most ``most``."""
+        return [_fit(self._table, left, id) for left, id in islice(self._steps(), most)]
 
     @property
     def num_steps(self) -> int:
         """Tokens that the pending text takes as it is drafted."""
-        return len(self._steps())
+        return sum(1 for _ in self._steps())
 
-    def _steps(self) -> list[tuple[bytes, int | None]]:
+    def _steps(self) -> Iterator[tuple[bytes, int | None]]:
         """What is left of the text before each drafted token; one without a draft if there is none."""
-        found: list[tuple[bytes, int | None]] = []
         left = self.pending
+        if not (self.draft and left):
+            yield left, None
         for id in self.draft:
             if not left:
                 break
-            found.append((left, id))
+            yield left, id
             left = left[len(self._table.token(id)) :]
-        return found or [(left, None)]
-
-    def _fit(self, left: bytes, draft: int | None) -> Fit:
-        table = self._table
-        beyond = table.extending(left)
-        within = [id for end in range(1, len(left)) for id in table.equal(left[:end])]
-        fallback = [draft] if draft is not None else within if not len(beyond) else []
-        return Fit(table.mask(within, beyond), table.mask(fallback, beyond))
 
     def accept(self, token: int) -> None:
         """``token`` was chosen."""

@@ -55,7 +55,7 @@ class Ruled(NamedTuple):
 
     def refusal(self, tokens: Sequence[int]) -> Refusal | None:
         """``tokens``: of all logit rows. Behind one that is not the drafted one, none counts."""
-        if not self.draft and self.rules.beside is None:
+        if not self.draft and self.rules.beside is None:  # the grammar will be told of the token
             token = tokens[self.row]
             return None if token < 0 or self.grammar.take(token) else Refusal(self, [])
         chosen: list[int] = []

@@ -14,7 +14,7 @@ from legato.request import Thinking
 class Place(Enum):
     START = auto()  # nothing was said, or a beginning of the opening mark
     INSIDE = auto()
-    AFTER = auto()  # behind the closing mark, where newlines belong to nobody
+    AFTER = auto()  # behind the closing mark, where one token of newlines belongs to nobody
     CONTENT = auto()
 
 
@@ -84,7 +84,9 @@ class Thoughts:
         if self.place is Place.AFTER:
             self._broke = self._broke or self._text.startswith(b"\n")
             self._text = self._text.lstrip(b"\n")
-            self.place = Place.CONTENT if self._text else Place.AFTER
+            # More of them are content: a grammar that allows some must be told how many have come.
+            is_over = bool(self._text) or (self._broke and not self._closing)
+            self.place = Place.CONTENT if is_over else Place.AFTER
         if not is_closing:
             self._close_if_spent()
         if self.place is not Place.CONTENT:

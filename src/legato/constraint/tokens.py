@@ -79,12 +79,25 @@ class TokenTable:
             found.append(order[place])
         return found
 
+    def beginnings(self, text: bytes) -> list[int]:
+        """Ids of the tokens that ``text`` begins with, the shortest first."""
+        found: list[int] = []
+        order, low, high = self._order, 0, len(self._order)
+        for length in range(1, min(len(text), self._longest) + 1):
+            start = text[:length]
+            low = bisect_left(order, start, low, high, key=self.token)
+            high = bisect_left(order, _after(start), low, high, key=self.token)
+            while low < high and self.token(order[low]) == start:
+                found.append(order[low])
+                low += 1
+            if low == high:  # no longer token begins like this
+                break
+        return found
+
     def longest(self, text: bytes) -> int | None:
         """The longest token that ``text`` begins with; None if no token fits."""
-        for length in range(min(len(text), self._longest), 0, -1):
-            if found := self.equal(text[:length]):
-                return found[0]
-        return None
+        found = self.beginnings(text)
+        return next((id for id in found if self.token(id) == self.token(found[-1])), None)
 
     @cached_property
     def _longest(self) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
+import pytest
+
 from legato.batch import U32
 from legato.constraint.healing import Healing
 from legato.constraint.tokens import TokenTable
@@ -35,16 +40,89 @@ def test_tokens_by_their_beginning() -> None:
 
 
 def test_a_token_fits_if_it_is_the_beginning_or_goes_beyond() -> None:
-    (fit,) = Healing(TABLE, b"ab", [4]).fits()
+    (fit,) = Healing(TABLE, b"ab", [4]).fits(9)
     assert ids(fit.allowed) == {b"a", b"ab", b"abc", b"abab"}
     assert ids(fit.fallback) == {b"ab", b"abc", b"abab"}  # not "a": the tokenizer writes "ab"
 
 
 def test_there_is_a_fit_for_each_token_of_the_draft() -> None:
-    first, second = Healing(TABLE, b" abc", [7, 2]).fits()
+    first, second = Healing(TABLE, b" abc", [7, 2]).fits(9)
     assert ids(first.allowed) == {b" ", b" a", b" ab"}
     assert ids(first.fallback) == {b" ab"}
     assert ids(second.allowed) == ids(second.fallback) == {b"c"}
+
+
+def plain_fits(
+    tokens: list[bytes], special: set[int], healing: Healing
+) -> list[tuple[set[int], set[int]]]:
+    """The rule, asked of each token: what fits, and what to choose from otherwise."""
+    spelled = {id: text for id, text in enumerate(tokens) if text and id not in special}
+    found, left, draft = [], healing.pending, [*healing.draft]
+    while left:
+        beyond = {id for id, text in spelled.items() if text.startswith(left)}
+        within = {id for id, text in spelled.items() if left.startswith(text) and text != left}
+        fallback = within if not beyond else set()
+        found.append((within | beyond, beyond | ({draft[0]} if draft else fallback)))
+        if not draft:
+            break
+        left = left[len(tokens[draft.pop(0)]) :]
+        if not draft:
+            break
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_fits_is_what_the_plain_rule_says(seed: int) -> None:
+    """Tokens that are there twice, that spell nothing, and text longer than any of them."""
+    draw = random.Random(seed)
+    letters = [b"a", b"b", b" ", b"\x00", b"\xff", b"\xc3\xa9"][: draw.randrange(2, 7)]
+
+    def text(most: int) -> bytes:
+        return b"".join(draw.choices(letters, k=draw.randrange(most)))
+
+    tokens = [*letters[: draw.randrange(1, 7)], *(text(6) for _ in range(200))]
+    special = set(draw.sample(range(len(tokens)), 3))
+    table = TokenTable.of(tokens, special, [min(special)])
+    spelling = [id for id, token in enumerate(tokens) if token and id not in special]
+    for _ in range(20):
+        given = draw.choices(spelling, k=draw.randrange(1, 12))
+        pending = table.text(given)[: -draw.randrange(3) or None] or b"a"
+        for draft in (given, []):
+            healing = Healing(table, pending, draft)
+            expected = plain_fits(tokens, special, healing)
+            for most in (1, 3, 99):
+                fits = [tuple(map(bits, fit)) for fit in healing.fits(most)]
+                assert fits == expected[:most]
+            assert healing.num_steps == len(expected)
+
+
+def bits(mask: U32) -> set[int]:
+    return set(np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist())
+
+
+class CountingTable(TokenTable):
+    """Counts the tokens that are looked at."""
+
+    looked_at = 0
+
+    def token(self, id: int) -> bytes:
+        self.looked_at += 1
+        return super().token(id)
+
+
+def test_a_long_text_costs_no_more_than_its_tokens() -> None:
+    spaces = TokenTable.of([b" " * length for length in range(1, 9)] + [b"</s>"], [8], [8])
+    table = CountingTable(spaces.spellings)
+    table.sort()
+    healing = Healing(table, b" " * 2048, [7] * 256)
+    table.looked_at = 0
+    (first,) = healing.fits(1)
+    assert bits(first.allowed) == {*range(8)} and bits(first.fallback) == {7}
+    assert table.looked_at < 200
+    other = Healing(table, b" " * 2048, healing.draft)
+    table.looked_at = 0
+    (second,) = other.fits(1)
+    assert second is first and table.looked_at == 0  # choices share it
 
 
 def test_a_draft_that_does_not_spell_the_text_is_replaced() -> None:

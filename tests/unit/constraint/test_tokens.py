@@ -33,12 +33,15 @@ def test_what_is_found(seed: int) -> None:
         longest = max((len(tokens[id]) for id in fitting), default=0)
         first = next((id for id in fitting if len(tokens[id]) == longest), None)
         assert table.longest(start) == first
+        shortest_first = sorted(fitting, key=lambda id: len(tokens[id]))
+        assert table.beginnings(start) == shortest_first
+        assert table.beginnings(start + b"a" * 99)[: len(fitting)] == shortest_first
 
 
 def test_a_vocabulary_that_spells_nothing() -> None:
     table = TokenTable.of([b"", b"x"], [1], [1])
     assert table.extending(b"x").tolist() == []
-    assert table.longest(b"x") is None
+    assert table.longest(b"x") is None and table.beginnings(b"x") == []
 
 
 def test_what_lies_outside_is_named() -> None:
