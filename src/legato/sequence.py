@@ -15,6 +15,7 @@ from legato.cache.kv import Hold
 from legato.constraint.constraint import Constraint
 from legato.drafting.gain import Gain
 from legato.drafting.guesses import Guesses
+from legato.drafting.known import shared
 from legato.errors import EngineError
 from legato.request import FinishReason, Progress, Request, SamplingParams, TokenLogprobs
 from legato.speculation import Speculation
@@ -185,12 +186,14 @@ class Sequence:
     def _followed(self, settings: Speculation) -> Guesses:
         """Guesses that know all tokens."""
         if self._guesses is None:
-            self._guesses = Guesses(
-                settings,
-                self._ids[: self.num_given].tolist(),
+            known = shared(
+                self.hold.salt,
+                settings.prompt_lookup_min,
                 self.request.prediction_token_ids,
-                has_begun=self.num_given > self.num_prompt,
+                self._ids[: self.num_given],
             )
+            has_begun = self.num_given > self.num_prompt
+            self._guesses = Guesses(settings, known, has_begun=has_begun)
         new = self.num_tokens - self._guesses.num_known
         if new == 1:
             self._guesses.follow((self.last_token,))

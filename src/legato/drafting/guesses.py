@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from legato.drafting.chances import Chances
 from legato.drafting.gain import Gain
+from legato.drafting.known import Known
 from legato.drafting.lookup import Lookup
 from legato.speculation import Speculation
 
@@ -17,31 +18,23 @@ MOST_REST = 3
 
 
 class Guesses:
-    """``given``: the prompt, and output that came with the request. ``prediction``: tokens of which
-    much is expected to come (OpenAI's Predicted Outputs)."""
+    """Behind ``known``: the prompt, and output that came with the request, after a prediction (OpenAI's
+    Predicted Outputs) of which much is expected to come."""
 
-    def __init__(
-        self,
-        settings: Speculation,
-        given: Sequence[int],
-        prediction: Sequence[int],
-        *,
-        has_begun: bool,
-    ) -> None:
+    def __init__(self, settings: Speculation, known: Known, *, has_begun: bool) -> None:
         """``has_begun``: a part of the output is among the given tokens."""
         self._most = settings.num_speculative_tokens
         self._chances = Chances()
         self._vain = 0  # looks in a row that found nothing
         self._resting = 0  # steps until the next look
-        self._lookup = Lookup(settings.prompt_lookup_min, settings.prompt_lookup_max, prediction)
-        self._lookup.fill(given)
-        if prediction and not has_begun:
+        self._lookup = Lookup(known, settings.prompt_lookup_max)
+        if not has_begun:
             self._lookup.start()
 
     @property
     def num_known(self) -> int:
         """Tokens of the sequence that were followed."""
-        return self._lookup.num_pushed
+        return self._lookup.num_known
 
     def follow(self, tokens: Sequence[int]) -> None:
         """These came next."""

@@ -8,7 +8,7 @@ on in the same order. One dictionary entry a token; no scan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from legato.drafting.known import NONE, Known
 
 MOST_PLACES = 16
 """Occurrences that are compared; what is more frequent tells little."""
@@ -16,53 +16,51 @@ MOST_PLACES = 16
 BEGINNING = 8
 """A predicted text is trusted at its beginning as if so many tokens agreed."""
 
-NONE = -1
-"""Between texts: no token."""
-
 
 class Lookup:
-    """In ``prediction``, which comes first, and the tokens that are ``push``ed.
+    """In ``known``, and in the tokens that are ``push``ed behind it.
 
-    ``least`` tokens must agree; up to ``most`` are compared.
+    ``known.least`` tokens must agree; up to ``most`` are compared.
     """
 
-    def __init__(self, least: int, most: int, prediction: Sequence[int] = ()) -> None:
-        self._least = least
+    def __init__(self, known: Known, most: int) -> None:
+        self._known = known
+        self._least = known.least
         self._most = most
-        self._tokens: list[int] = []
-        self._latest: dict[tuple[int, ...], int] = {}  # last tokens -> where they end
-        self._earlier: list[int] = []  # by place: where the same tokens ended before; 0: nowhere
+        self._split = len(known.tokens)  # places up to here lie in what is known
+        # The lists, as those of ``Known``, begin with its last tokens, so that looking back from a place
+        # in one of the two never leads into the other.
+        self._offset = max(self._split - most, 0)
+        self._tokens = known.tokens[self._offset :]
+        self._earlier = known.earlier[self._offset :]
+        self._latest: dict[tuple[int, ...], int] = {}
         self._parted = 0  # where the place that was followed last was left
         self.at: int | None = None  # what is there is the guess for the next token
         self.agreeing = 0  # tokens before it that agree
-        for token in prediction:
-            self._append(token)
-        if prediction:
-            self._append(NONE)
-        self.num_before = len(self._tokens)  # tokens that were not pushed
+        self._search()
 
     @property
-    def num_pushed(self) -> int:
-        return len(self._tokens) - self.num_before
+    def num_known(self) -> int:
+        """Tokens of the sequence, given ones included."""
+        return self._offset + len(self._tokens) - self._known.num_before
+
+    @property
+    def is_in_prediction(self) -> bool:
+        """The guess is the prediction's."""
+        return self.at is not None and self.at < self._known.num_before
 
     @property
     def guess(self) -> int | None:
         """For the next token."""
         if self.at is None:
             return None
-        token = self._tokens[self.at]
+        token = self._token(self.at)
         return None if token == NONE else token
 
     def start(self) -> None:
         """An answer begins: the prediction is followed from its beginning."""
-        if self.num_before:
+        if self._known.num_before:
             self.at, self.agreeing = 0, BEGINNING
-
-    def fill(self, tokens: Sequence[int]) -> None:
-        """Pushes tokens that nobody asks a guess for."""
-        for token in tokens:
-            self._append(token)
-        self._search()
 
     def push(self, token: int) -> None:
         """The next token has come."""
@@ -81,21 +79,29 @@ class Lookup:
         """Up to ``most`` guesses. At the end of the text they go on in a circle."""
         if self.at is None:
             return []
-        found = self._tokens[self.at : self.at + most]
-        if self.at >= self.num_before:
-            circle = self._tokens[self.at :]
+        found = self._known.tokens[self.at : self.at + most]
+        if len(found) < most:
+            start = max(self.at, self._split) - self._offset
+            found += self._tokens[start : start + most - len(found)]
+        if self.at >= self._known.num_before:
+            circle = found[:]
             while len(found) < most:
                 found += circle[: most - len(found)]
         return found[: found.index(NONE)] if NONE in found else found
+
+    def _token(self, place: int) -> int:
+        """The one behind it."""
+        offset = self._offset
+        return self._tokens[place - offset] if place >= offset else self._known.tokens[place]
 
     def _append(self, token: int) -> None:
         tokens = self._tokens
         tokens.append(token)
         earlier = 0
         if len(tokens) >= self._least:
-            key = tuple(tokens[-self._least :])
-            earlier = self._latest.get(key, 0)
-            self._latest[key] = len(tokens)
+            last = tuple(tokens[-self._least :])
+            earlier = self._latest.get(last) or self._known.latest.get(last, 0)
+            self._latest[last] = self._offset + len(tokens)
         self._earlier.append(earlier)
 
     def _search(self) -> None:
@@ -110,11 +116,20 @@ class Lookup:
             rank = (self._agreeing(place), is_behind, -place if is_behind else place)
             if place != self.at and rank > best:
                 best, self.at, self.agreeing = rank, place, rank[0]
-            place = self._earlier[place - 1]
+            place = self._before(place)
+
+    def _before(self, place: int) -> int:
+        """Where the same last tokens came before."""
+        if place > self._split:
+            return self._earlier[place - 1 - self._offset]
+        return self._known.earlier[place - 1]
 
     def _agreeing(self, place: int) -> int:
         tokens, end, count = self._tokens, len(self._tokens), 0
+        others, other_end = self._known.tokens, place
+        if place > self._split:
+            others, other_end = tokens, place - self._offset
         most = min(self._most, place)
-        while count < most and tokens[place - 1 - count] == tokens[end - 1 - count]:
+        while count < most and others[other_end - 1 - count] == tokens[end - 1 - count]:
             count += 1
         return count

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
+from legato.drafting.known import Known
 from legato.drafting.lookup import Lookup
 from legato.request import Request
 
@@ -12,54 +14,51 @@ LEAST, MOST = 2, 5
 
 
 class PredictionCount:
-    """Of one answer. ``given``: its tokens that came with the request."""
+    """Of one answer. ``known``: the prediction, and the answer's tokens that came with the request."""
 
-    def __init__(self, prediction: Sequence[int], given: Sequence[int] = ()) -> None:
-        self._length = len(prediction)
-        self._lookup = Lookup(LEAST, MOST, prediction)
-        self._lookup.fill(given)
-        if not given:
+    def __init__(self, known: Known) -> None:
+        self._lookup = Lookup(known, MOST)
+        if not self._lookup.num_known:
             self._lookup.start()
-        self._found = 0
+        self.found = 0
 
     def push(self, tokens: Iterable[int]) -> None:
         """They came."""
         lookup = self._lookup
         for token in tokens:
-            is_predicted = lookup.at is not None and lookup.at < lookup.num_before
-            self._found += is_predicted and lookup.guess == token
+            self.found += lookup.is_in_prediction and lookup.guess == token
             lookup.push(token)
-
-    @property
-    def accepted(self) -> int:
-        """Tokens of the prediction that came in the answer."""
-        return min(self._found, self._length)
-
-    @property
-    def rejected(self) -> int:
-        """The others."""
-        return self._length - self.accepted
 
 
 class Predictions:
-    """Of the choices of a request, which may have no prediction."""
+    """Of the choices of a request, which may have no prediction.
+
+    An index of a long prediction takes a while to make, so that is put off until something comes.
+    """
 
     def __init__(self, request: Request) -> None:
-        self._counts: list[PredictionCount] = []
-        if request.prediction_token_ids:
-            self._counts = [
-                PredictionCount(request.prediction_token_ids, request.output_token_ids)
-                for _ in range(request.params.n)
-            ]
+        self._length = len(request.prediction_token_ids)
+        self._request = request
+        self._counts: dict[int, PredictionCount] = {}  # by choice
 
-    def push(self, index: int, tokens: Iterable[int]) -> None:
+    @cached_property
+    def _known(self) -> Known:
+        request = self._request
+        return Known(LEAST, request.prediction_token_ids, request.output_token_ids)
+
+    def push(self, index: int, tokens: Sequence[int]) -> None:
         """They came for choice ``index``."""
-        if self._counts:
-            self._counts[index].push(tokens)
+        if not self._length or not tokens:
+            return
+        if index not in self._counts:
+            self._counts[index] = PredictionCount(self._known)
+        self._counts[index].push(tokens)
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """Accepted and rejected tokens of all choices; None without a prediction."""
-        if not self._counts:
+        """Tokens of the prediction that came in the answers, and the others, of all choices; None
+        without a prediction."""
+        if not self._length:
             return None
-        return sum(c.accepted for c in self._counts), sum(c.rejected for c in self._counts)
+        accepted = sum(min(count.found, self._length) for count in self._counts.values())
+        return accepted, self._request.params.n * self._length - accepted

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from fake_program import FakeProgram, expected, model_info
 from test_engine import ask, run, tokens
 
 from legato.config import EngineConfig
+from legato.drafting import known, prediction
 from legato.drafting.chances import Chances
 from legato.drafting.gain import Gain
 from legato.drafting.guesses import Guesses
-from legato.drafting.lookup import Lookup
+from legato.drafting.known import NONE, Known
+from legato.drafting.lookup import BEGINNING, MOST_PLACES, Lookup
 from legato.drafting.pace import Pace
 from legato.engine import Engine
 from legato.errors import ConfigError
@@ -125,25 +130,150 @@ def guess_by_scanning(known: list[int], least: int) -> set[int]:
 @pytest.mark.parametrize("least", [1, 2, 3])
 def test_a_lookup_guesses_what_followed_before(least: int) -> None:
     source = random.Random(least)
-    lookup, known = Lookup(least, 5), [source.randrange(4) for _ in range(20)]
-    lookup.fill(known)
+    known = [source.randrange(4) for _ in range(20)]
+    lookup = Lookup(Known(least, (), known), 5)
     for _ in range(400):
         found = guess_by_scanning(known, least)
         assert (lookup.guess in found) if found else lookup.guess is None
         known.append(source.randrange(4))
         lookup.push(known[-1])
-    assert lookup.num_pushed == len(known)
+    assert lookup.num_known == len(known)
+
+
+class Scanning:
+    """The oracle: a lookup with all tokens in one list, which it scans."""
+
+    def __init__(self, least: int, most: int, prediction: list[int], given: list[int]) -> None:
+        self.least, self.most = least, most
+        self.tokens = [*prediction, NONE] if prediction else []
+        self.num_before = len(self.tokens)
+        self.at: int | None = None
+        self.agreeing = self.parted = 0
+        self.extend(given)
+
+    def extend(self, tokens: list[int]) -> None:
+        self.tokens = self.tokens + tokens
+        last = self.tokens[-self.least :]
+        ends = range(len(self.tokens) - 1, self.least - 1, -1)
+        same = [end for end in ends if self.tokens[end - self.least : end] == last]
+        best = (self.agreeing, True, 0) if self.at is not None else (0, False, 0)
+        for end in same[:MOST_PLACES]:
+            behind = end > self.parted
+            rank = (self.agree(end), behind, -end if behind else end)
+            if end != self.at and rank > best:
+                best, self.at, self.agreeing = rank, end, rank[0]
+
+    def agree(self, end: int) -> int:
+        pairs = zip(self.tokens[:end][::-1], self.tokens[::-1], strict=False)
+        equal = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        return sum(1 for _ in itertools.islice(equal, self.most))
+
+    def push(self, token: int) -> None:
+        if self.at is not None and self.tokens[self.at] == token != NONE:
+            self.at, self.agreeing = self.at + 1, self.agreeing + 1
+        elif self.at is not None:
+            self.parted, self.at, self.agreeing = self.at, None, 0
+        if self.agreeing < self.most:
+            self.extend([token])
+        else:
+            self.tokens = [*self.tokens, token]
+
+    def ahead(self, most: int) -> list[int]:
+        if self.at is None:
+            return []
+        rest = self.tokens[self.at :]
+        whole = itertools.cycle(rest) if self.at >= self.num_before else iter(rest)
+        return [*itertools.takewhile(lambda token: token != NONE, itertools.islice(whole, most))]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_lookups_share_what_they_begin_with_and_nothing_else(seed: int) -> None:
+    """Each guesses what one would that was given everything."""
+    source = random.Random(seed)
+    letters, least = source.choice((1, 2, 3, 8, 30)), source.choice((1, 2, 3))
+    most = least + source.choice((0, 1, 3))
+
+    def text(*lengths: int) -> list[int]:
+        return [source.randrange(letters) for _ in range(source.choice(lengths))]
+
+    prediction, given = text(0, 0, 1, 2, 30), text(0, 1, 2, 3, 7, 60)
+    known, has_begun = Known(least, prediction, given), source.random() < 0.5
+    pairs = [(Lookup(known, most), Scanning(least, most, prediction, given)) for _ in range(3)]
+    for lookup, oracle in pairs:
+        if prediction and not has_begun:
+            lookup.start()
+            oracle.at, oracle.agreeing = 0, BEGINNING
+    for _ in range(80):
+        for lookup, oracle in pairs:
+            assert (lookup.at, lookup.agreeing) == (oracle.at, oracle.agreeing)
+            ahead = oracle.ahead(source.randrange(1, 20))
+            assert lookup.ahead(len(ahead) or 1) == ahead
+            assert lookup.guess == (ahead[0] if ahead else None)
+            follows = bool(ahead) and source.random() < 0.6
+            token = ahead[0] if follows else source.randrange(letters)
+            lookup.push(token)
+            oracle.push(token)
+            assert lookup.num_known == len(oracle.tokens) - oracle.num_before
+
+
+def test_the_choices_of_a_request_share_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = Known.__init__
+
+    def counted(known: Known, *arguments: Any) -> None:
+        made.append(arguments)
+        original(known, *arguments)
+
+    monkeypatch.setattr(Known, "__init__", counted)
+    engine, program = engine_of()
+    request = predicted("a", [1, 2, 3] * 9, max_tokens=30, n=4)
+    engine.add(request)
+    outputs = run(engine)
+    for index in range(4):
+        found = [token for one in outputs if one.index == index for token in one.token_ids]
+        assert found == expected(request, index, 1000)[0]
+    assert len(made) == 1
+    del engine  # its last step's plan has the sequences
+    assert not known._shared
+
+
+def test_only_who_shares_blocks_shares_what_is_known() -> None:
+    given = np.arange(9, dtype=np.int32)
+    mine = known.shared("a", 2, [1, 2], given)
+    assert known.shared("a", 2, [1, 2], given.copy()) is mine
+    others = [("b", 2, [1, 2], given), ("a", 3, [1, 2], given), ("a", 2, [1], given)]
+    others += [("a", 2, [1, 2], given[1:]), ("a", 2, [], given)]
+    assert all(known.shared(*other) is not mine for other in others)
+    assert mine.tokens == [1, 2, NONE, *range(9)]
+    del mine
+    assert not known._shared
+
+
+def test_what_came_of_a_prediction_is_counted_for_each_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing long is made of it before a token comes."""
+    request = ask("a", [1], n=3)
+    request.prediction_token_ids = list(range(100, 200))
+    with monkeypatch.context() as early:
+        early.setattr(prediction, "Known", None)
+        predictions = prediction.Predictions(request)
+        predictions.push(1, [])
+        assert predictions.counts == (0, 300)
+    predictions.push(0, [100, 101, 102, 5, 6, 103])
+    predictions.push(2, [7, *range(150, 160)])
+    predictions.push(0, [104, 105])
+    assert predictions.counts == (3 + 1 + 8, 300 - 12)  # found again from the third token on
+    assert prediction.Predictions(ask("b", [1])).counts is None
 
 
 def test_a_lookup_goes_round_in_a_circle() -> None:
-    lookup = Lookup(2, 5)
-    lookup.fill([9, 1, 2, 3, 1, 2])
+    lookup = Lookup(Known(2, (), [9, 1, 2, 3, 1, 2]), 5)
     assert lookup.ahead(7) == [3, 1, 2, 3, 1, 2, 3]
 
 
 def test_a_prediction_ends_where_it_ends() -> None:
-    lookup = Lookup(2, 5, [1, 2, 3])
-    lookup.fill([7, 8])
+    lookup = Lookup(Known(2, [1, 2, 3], [7, 8]), 5)
     lookup.start()
     assert lookup.ahead(9) == [1, 2, 3]
     for token in [1, 2, 3]:
@@ -181,9 +311,8 @@ def test_as_much_is_guessed_as_brings_most(row: float, chance: float) -> None:
 def test_a_text_without_repetition_is_left_alone() -> None:
     """After a while of accidental repetitions, guesses cost less than 2 % of the time."""
     source = random.Random(3)
-    guesses = Guesses(
-        Speculation(), [source.randrange(20) for _ in range(500)], [], has_begun=False
-    )
+    known = Known(2, (), [source.randrange(20) for _ in range(500)])
+    guesses = Guesses(Speculation(), known, has_begun=False)
     drafted, row = [], 0.1
     for _ in range(600):
         drafted.append(len(guesses.draft(15, Gain(1, row))))
@@ -193,7 +322,7 @@ def test_a_text_without_repetition_is_left_alone() -> None:
 
 def test_where_nothing_repeats_itself_it_is_looked_for_now_and_then() -> None:
     new = list(range(1000, 1300))
-    guesses = Guesses(Speculation(), new[:10], [], has_begun=False)
+    guesses = Guesses(Speculation(), Known(2, (), new[:10]), has_begun=False)
     looks, ahead = [], []
     for token in [*new[10:], *new[100:200]]:  # then a part of it comes again
         ahead.append(token)
