@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import struct
 import time
 from collections.abc import Iterable
@@ -117,9 +118,11 @@ def write(
     text = json.dumps(header).encode()
     start = MAGIC + _LENGTHS.pack(len(text), blake2b(text, digest_size=32).digest()) + text
     _remove_abandoned(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Process ids would not tell writers apart: containers that share a folder have the same ones.
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    file = open(unfinished, "xb", opener=_private if is_private else None)
     try:
-        with open(unfinished, "xb", opener=_private if is_private else None) as file:
+        with file:
             file.write(start.ljust(_aligned(len(start)), b"\0"))
             for part in payload:
                 file.write(part)

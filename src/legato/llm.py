@@ -5,7 +5,8 @@
     llm.chat([{"role": "user", "content": "Why is the sky blue?"},
               {"role": "assistant", "content": "Because of "}])
 
-The engine runs in this process. An ``LLM`` is for one thread.
+The engine runs in this process. An ``LLM`` is for one thread, which may have several streams open and
+call the other methods between their pieces: whoever steps, all open answers grow.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
 from legato.errors import RequestError
 from legato.progress import NoBar, TokenBar
-from legato.request import SamplingParams, TokenLogprobs
+from legato.request import Output, SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.steering import NO_STEERING, Steering
 from legato.text.continuation import Prompt, build_prompt
@@ -131,6 +133,7 @@ class LLM:
         self._numbers = itertools.count()
         self._memory = AnswerMemory()
         self._has_described = False
+        self._arrived: dict[str, deque[Output]] = {}  # by request id: not yet taken by its caller
 
     @cached_property
     def _tokens(self) -> TokenTable:
@@ -296,25 +299,36 @@ class LLM:
     def _grow(self, answers: list[Answer]) -> Iterator[tuple[Answer, list[Piece]]]:
         """Steps the engine until all answers are finished; whatever interrupts, cancels."""
         unfinished = {answer.request.id: answer for answer in answers}
+        arrived: deque[Output] = deque()
         try:
+            self._arrived.update(dict.fromkeys(unfinished, arrived))
             for answer in answers:
                 self._engine.add(answer.request)
             while unfinished:
-                with uninterrupted():
-                    outputs = self._engine.step()
-                for output in outputs:
-                    if output.request_id not in unfinished:
-                        continue
-                    answer = unfinished[output.request_id]
-                    pieces = answer.push([output])
-                    for index in answer.take_stopped():
-                        self._engine.cancel(answer.request.id, index)
-                    if answer.finished:
-                        del unfinished[answer.request.id]
-                    yield answer, pieces
+                if not arrived:
+                    self._step()
+                    continue
+                output = arrived.popleft()
+                if output.request_id not in unfinished:
+                    continue  # others stepped before its stop string was seen
+                answer = unfinished[output.request_id]
+                pieces = answer.push([output])
+                for index in answer.take_stopped():
+                    self._engine.cancel(answer.request.id, index)
+                if answer.finished:
+                    del unfinished[answer.request.id], self._arrived[answer.request.id]
+                yield answer, pieces
         finally:
             for request_id in unfinished:
                 self._engine.cancel(request_id)
+                self._arrived.pop(request_id, None)
+
+    def _step(self) -> None:
+        """One step of the engine, for everybody: what came waits for whoever asked."""
+        with uninterrupted():
+            for output in self._engine.step():
+                if output.request_id in self._arrived:
+                    self._arrived[output.request_id].append(output)
 
     def _output(self, answer: Answer) -> RequestOutput:
         entries = answer.prompt_logprobs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -17,6 +19,8 @@ from running_server import MODEL, RunningServer, start_server
 
 import legato
 from legato import LLM, RequestError, SamplingParams
+from legato.answer import Piece
+from legato.asking import completion_prompt
 
 QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -91,6 +95,56 @@ def test_stop_and_stream(llm: LLM) -> None:
     next(stream)
     stream.close()
     assert len(llm.generate(["a"], params, use_tqdm=False)[0].outputs[0].token_ids) <= 20
+
+
+def token_ids(stream: Iterable[Piece]) -> list[int]:
+    return [token for piece in stream for token in piece.token_ids]
+
+
+@pytest.mark.timeout(60)
+def test_streams_may_be_read_in_turns(llm: LLM) -> None:
+    """Each gives what it gives alone, and a stop string that is seen late still ends it."""
+    prompts = [llm.chat_prompt(QUESTION), completion_prompt(llm.tokenizer, "Once upon a time")]
+    params = [SamplingParams(temperature=0.8, seed=3, max_tokens=most) for most in (12, 40)]
+    alone = [token_ids(llm.stream(*each)) for each in zip(prompts, params, strict=True)]
+    streams = [llm.stream(*each) for each in zip(prompts, params, strict=True)]
+    pieces = list(itertools.zip_longest(*streams))
+    assert [token_ids(filter(None, column)) for column in zip(*pieces, strict=True)] == alone
+    stop = llm.tokenizer.decode(alone[1][3:5])
+    stopping = llm.stream(prompts[1], SamplingParams(temperature=0.8, seed=3, stop=[stop]))
+    text = next(stopping).text
+    assert token_ids(llm.stream(prompts[1], params[1])) == alone[1]
+    text += "".join(piece.text for piece in stopping)
+    assert text == llm.tokenizer.decode(alone[1][:3])
+    assert not llm._engine.has_work and llm._arrived == {}
+
+
+@pytest.mark.timeout(60)
+def test_other_calls_between_the_pieces_of_a_stream_take_nothing_from_it(llm: LLM) -> None:
+    prompt, params = llm.chat_prompt(QUESTION), SamplingParams(temperature=0, max_tokens=12)
+    alone = token_ids(llm.stream(prompt, params))
+    expected = llm.generate("Once", params, use_tqdm=False)[0].outputs
+    pieces = []
+    for piece in llm.stream(prompt, params):
+        pieces.append(piece)
+        assert llm.generate("Once", params, use_tqdm=False)[0].outputs == expected
+        with pytest.raises(RequestError):
+            llm.generate([[1], []], params, use_tqdm=False)
+    assert token_ids(pieces) == alone
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_is_closed_leaves_nothing_behind(llm: LLM) -> None:
+    prompt, endless = llm.chat_prompt(QUESTION), SamplingParams(ignore_eos=True, n=2)
+    closed, other = (llm.stream(prompt, endless) for _ in range(2))
+    for stream in (closed, other, other, other):
+        next(stream)
+    closed.close()
+    assert len(llm._arrived) == 1
+    next(other)
+    other.close()
+    assert not llm._engine.has_work and llm._arrived == {}
+    assert llm._engine.stats().blocks_used == 0
 
 
 def test_an_interrupt_leaves_a_usable_engine(llm: LLM) -> None:

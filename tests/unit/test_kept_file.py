@@ -1,0 +1,88 @@
+"""Files that are replaced whole: by several writers, after a kill, and for whom to read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from legato.kept_file import ABANDONED, read, write
+
+KEY = {"model": "m"}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from legato.kept_file import write
+me, os.getpid = os.getpid(), lambda: 1
+def payload():
+    yield b"half"
+    os.kill(me, signal.SIGKILL)
+write(Path(sys.argv[1]), {"key": {"model": "m"}, "payload_bytes": 8}, payload())
+"""
+
+
+@pytest.fixture(autouse=True)
+def container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of each container has this process id, and so has the one that follows it."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+
+def save(path: Path, payload: Iterator[bytes], size: int = 4, **options: bool) -> None:
+    write(path, {"key": KEY, "payload_bytes": size}, payload, **options)
+
+
+def payload_of(path: Path) -> bytes:
+    return path.read_bytes()[read(path, KEY).offset :]
+
+
+def test_after_a_kill_the_next_writer_writes(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=30)
+    assert killed.returncode == -signal.SIGKILL
+    (part,) = tmp_path.iterdir()
+    save(path, iter([b"next"]))
+    assert payload_of(path) == b"next" and part.exists()  # it might be somebody's
+    os.utime(part, (0, time.time() - ABANDONED - 1))
+    save(path, iter([b"last"]))
+    assert payload_of(path) == b"last" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_writers_leave_each_other_alone(tmp_path: Path, fails: bool) -> None:
+    path = tmp_path / "kept"
+
+    def inner() -> Iterator[bytes]:
+        yield b"in"
+        if fails:
+            raise OSError("no space left")
+        yield b"ner"
+
+    def outer() -> Iterator[bytes]:
+        yield b"out"
+        if fails:
+            with pytest.raises(OSError, match="no space left"):
+                save(path, inner(), 5)
+        else:
+            save(path, inner(), 5)
+            assert payload_of(path) == b"inner"
+        yield b"er"
+
+    save(path, outer(), 5)
+    assert payload_of(path) == b"outer" and [*tmp_path.iterdir()] == [path]
+
+
+def test_others_may_read_it_unless_it_is_private(tmp_path: Path) -> None:
+    path, mask = tmp_path / "kept", os.umask(0o027)
+    try:
+        for is_private, mode in ((True, 0o600), (False, 0o640)):
+            save(path, iter([b"text"]), is_private=is_private)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(mask)
