@@ -16,6 +16,7 @@ from legato.request import NO_GUIDANCE, Guidance, Request, SamplingParams
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
 from legato.text.parting import given_content
+from legato.text.resuming import spelled
 from legato.text.resumption import Resumption
 from legato.text.thinking import resumed
 
@@ -127,8 +128,11 @@ def make_request(
 
 def _kept_content(prompt: Prompt, resumption: Resumption, tokenizer: Tokenizer) -> bytes:
     """What was given of the answer's content, without the part that will be spelled again."""
-    content = given_content(prompt, tokenizer).encode()
-    return content[: max(0, len(content) - len(resumption.pending))]
+    content = given_content(prompt, tokenizer)
+    data, pending = content.encode(), resumption.pending
+    if not data.endswith(pending):
+        data = spelled(content, [*resumption.output_token_ids, *resumption.draft], tokenizer)
+    return data[: max(0, len(data) - len(pending))]
 
 
 def _room(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> int:

@@ -61,6 +61,17 @@ def resume(
     return _parted(whole, header, tokenizer)
 
 
+def spelled(text: str, ids: list[int], tokenizer: Tokenizer) -> bytes:
+    """``text``, which is a part of what ``ids`` spell, as they spell it.
+
+    These are other bytes where the tokenizer composes characters first (NFC).
+    """
+    data = text.encode()
+    if not data or data in _spelling(ids, tokenizer):
+        return data
+    return _spelling(tokenizer.encode_words(text, 0, Quotes(None, [])), tokenizer)
+
+
 def _parted(whole: Resumption, header: list[int], tokenizer: Tokenizer) -> Resumption:
     """With the tokens behind the header as the answer's."""
     ids = whole.prompt_token_ids
@@ -126,7 +137,8 @@ def _crossing(header: list[int], ids: list[int], tokenizer: Tokenizer) -> int:
 
 def _floor(prompt: Prompt, tokenizer: Tokenizer) -> int:
     """How many of the words' tokens begin before the seam: closed thoughts, or their opening mark."""
-    before = len(prompt.text[prompt.answer_start : prompt.seam].encode())
+    text = prompt.text[prompt.answer_start : prompt.seam]
+    before = len(spelled(text, prompt.words_ids, tokenizer))
     floor = 0 if prompt.header_ids else 1
     for index, id in enumerate(prompt.words_ids):
         if before <= 0:

@@ -12,8 +12,9 @@ In four of ten published templates they differ:
       reasoning block                as the template closes it, or at least with its closing mark
     the cut goes on with a header    cut: the content's channel or recipient is named there, or the
                                        template has no generation prompt
-    there is no generation prompt,   cut, unless both end alike
-      and the cut goes another way
+    asking for a generation prompt   generation prompt if the template opens a turn unasked,
+      changes nothing, and the cut     else cut
+      goes another way
 
 Words that bring a reasoning block of their own get no second one, and words that close the block which
 the generation prompt opened stand inside it.
@@ -87,8 +88,12 @@ def reasoning_seam(
 
 
 def _with_models_start(prompt: str | None, header: str) -> str:
-    """The header as the template shows it, with the generation prompt's white space."""
-    if prompt is None:
+    """The header as the template shows it, behind the generation prompt with its own white space.
+
+    What the template writes between the generation prompt and the mark is the model's own, the white
+    space included: GLM-4.5 begins its answers with a newline.
+    """
+    if prompt is None or header.startswith(prompt):
         return header
     stem = prompt.rstrip()
     if not header.startswith(stem):
@@ -119,7 +124,7 @@ def _chosen(views: Views, prompt: str | None, cut: str | None, opened: Block | N
     if more.strip():
         return prompt if has_closing(more) else cut
     if not cut.startswith(stem) and prompt == views.conversation():
-        return prompt if _ending(prompt) == _ending(cut) else cut
+        return prompt if views.opens_unasked() else cut
     return prompt
 
 
@@ -132,8 +137,3 @@ def _closed(views: Views, prompt: str, cut: str, block: Block) -> str:
     if shown is not None and block.closing in (shown.header + shown.between)[shared:]:
         return shown.header + shown.between
     return f"{prompt.rstrip()}\n\n{block.closing}\n\n"
-
-
-def _ending(header: str) -> str:
-    """Enough of a header's end to tell ``[/INST]`` or ``Assistant:`` from the user's words."""
-    return header.rstrip()[-6:]

@@ -16,6 +16,7 @@ from legato.text.continuation import Prompt
 from legato.text.messages import prepare
 from legato.text.parting import block_at, state_at_seam
 from legato.text.reasoning import HARMONY, Block, block_of
+from legato.text.resuming import spelled
 from legato.text.resumption import Resumption
 from legato.text.sandbox import ENVIRONMENT
 from legato.text.seam import reasoning_seam
@@ -80,7 +81,10 @@ def resumed(
     )
     # Where the model writes the mark, the white space behind it is counted, too.
     start = max(mark + len(opening), prompt.answer_start)
-    left = len(prompt.text[start:].encode()) - len(resumption.pending)
+    given = spelled(
+        prompt.text[start:], [*resumption.output_token_ids, *resumption.draft], tokenizer
+    )
+    left = len(given) - len(resumption.pending)
     used = 0
     for id in reversed([*resumption.prompt_token_ids, *resumption.output_token_ids]):
         if left <= 0:

@@ -47,6 +47,26 @@ class Views:
         """Everything before the answer, without a generation prompt."""
         return self._render(self._before, add_generation_prompt=False)
 
+    def opens_unasked(self) -> bool:
+        """Whether the conversation ends in an opened turn, though no generation prompt is asked for.
+
+        It does where the template's own text stands behind the last words. Not if that only ends their
+        turn: then the same stands there where an answer follows, and the answer's header behind it.
+        The end of a text opens nothing, nor does an answer: the next one is joined to it.
+        """
+        *earlier, last = self._before
+        if last["role"] == "assistant":
+            return False
+        question = unused_word([*self._before, self._last], "QUESTION")
+        asked = with_text(last, question, self._template.content_format)
+        options = {**self._options, "eos_token": ""}
+        views = Views(self._template, [*earlier, asked, self._last], options)
+        whole, cut = views.conversation(), views.cut()
+        if whole is None or cut is None:
+            return False
+        end, header = (text.rpartition(question)[2].strip() for text in (whole, cut))
+        return bool(end) and (end == header or not header.startswith(end))
+
     def cut(self) -> str | None:
         """What stands before the content; None unless it is shown exactly once."""
         text = self._with_placeholder({})

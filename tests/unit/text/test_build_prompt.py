@@ -123,6 +123,43 @@ def test_where_templates_differ_the_seam_is_the_reasonable_one(
     assert prompt.text[: prompt.seam].endswith(SEAMS[name])
 
 
+class TestTurnsThatAreOpenedUnasked:
+    """Templates that do not ask for ``add_generation_prompt``."""
+
+    @pytest.mark.parametrize(
+        ("name", "opening"),
+        [
+            ("hfjs-codellama_CodeLlama-70b-Instruct-hf", "assistant\nDestination: user\n\n "),
+            ("mistralrs-mistral_small_tool_call", "\n\nWhat is this?[/SYSTEM_PROMPT]"),
+            ("hfjs-meta-llama_Llama-Guard-3-11B-Vision", "assistant<|end_header_id|>"),
+        ],
+    )
+    def test_the_model_wrote_behind_what_is_always_there(
+        self, name: str, opening: str, published: dict[str, ChatTemplate]
+    ) -> None:
+        template = published[f"{name}.jinja"]
+        fresh = build_prompt(template, None, [USER]).text
+        assert fresh.endswith(opening)
+        assert build_prompt(template, None, [USER, assistant("So ")]).text == fresh + "So "
+
+    def test_what_ends_a_text_opens_nothing(self, published: dict[str, ChatTemplate]) -> None:
+        template = published["hfjs-blenderbot.jinja"]
+        assert build_prompt(template, None, [USER]).text == " What is this?</s>"
+        assert build_prompt(template, None, [USER, assistant("So")]).text == " What is this?  So"
+        template = published["mistral-common-v15.jinja"]
+        twice = [USER, assistant("Well."), assistant("So ")]
+        assert build_prompt(template, None, twice).text.endswith("[/INST]Well.\n\nSo ")
+
+    def test_what_ends_a_turn_opens_none(self) -> None:
+        """The last turn is shown in another way, and the header stands only before an answer."""
+        template = ChatTemplate(
+            "{% for m in messages %}<{{ m.role }}>{% if loop.last %}Now: {% endif %}"
+            "{{ m.content }}</>{% endfor %}"
+        )
+        begun = build_prompt(template, None, [USER, assistant("So ")]).text
+        assert begun == "<user>What is this?</><assistant>Now: So "
+
+
 class TestFlags:
     @pytest.fixture(autouse=True)
     def parts(self, smollm2_template: ChatTemplate, smollm2: Tokenizer) -> None:

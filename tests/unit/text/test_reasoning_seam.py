@@ -73,6 +73,10 @@ SEAMS = {
     "xinf-QwQ-32B": ("<|im_start|>assistant\n<think>\n", "\n</think>\n\n"),
     "xinf-deepseek-r1": ("<｜Assistant｜><think>\n", "\n</think>\n\n"),
     "hfjs-HuggingFaceTB_SmolLM3-3B": ("assistant\n<think>\n", "\n</think>\n\n"),
+    # The newline is the model's own: the generation prompt ends before it.
+    "xinf-glm-4.5": ("<|assistant|>\n<think>", "</think>\n"),
+    "xinf-GLM-4.6": ("<|assistant|>\n<think>", "</think>\n"),
+    "trl-glm4moe": ("<|assistant|>\n<think>", "</think>\n"),
     "xinf-GLM-4.7": ("<|assistant|><think>", "</think>"),
     "xinf-seed-oss": ("assistant\n<seed:think>", "</seed:think>\n"),
     "mistral-common-v15_think": ("[/INST][THINK]", "[/THINK]"),
