@@ -11,10 +11,11 @@ from legato.answer import Answer, Piece
 from legato.request import TokenLogprobs
 from legato.server.completion_request import CompletionRequest
 from legato.server.load import Place
-from legato.server.logprobs import completion_logprobs
+from legato.server.logprobs import TextOffsets, completion_logprobs
 from legato.server.service import Service
 from legato.server.sse import DONE, encode
 from legato.server.usage import usage
+from legato.text.tokenizer import Tokenizer
 
 Step = tuple[int, list[Piece]]  # which prompt, and what a step of the engine added to its choices
 
@@ -34,7 +35,9 @@ class CompletionStream:
         self._tail = b',"usage":null}\n\n' if request.include_usage else b"}\n\n"
         self._detailed = request.logprobs is not None or request.return_token_ids
         self._choices = len(answers[0].choices)
-        self._offsets = [0] * (len(answers) * self._choices)
+        self._offsets = [
+            text_offsets(request, service.text) for _ in range(len(answers) * self._choices)
+        ]
         self._opened = [False] * len(answers)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -68,12 +71,12 @@ class CompletionStream:
             extra = b',"token_ids":[],"prompt_token_ids":' + encode(answer.prompt_token_ids)
         text = answer.prompt.text if request.echo else ""
         entries = answer.prompt_logprobs if request.echoes_logprobs else None
-        return [
-            self._line(
-                number * self._choices + choice, text, answer.prompt_token_ids, entries, extra
-            )
-            for choice in range(self._choices)
-        ]
+        ids, lines = answer.prompt_token_ids, []
+        for choice in range(self._choices):
+            index = number * self._choices + choice
+            places = self._offsets[index].echo(text, ids) if entries is not None else []
+            lines.append(self._line(index, text, ids, entries, extra, places))
+        return lines
 
     def _chunk(self, number: int, piece: Piece) -> bytes:
         if not piece.text and piece.finish_reason is None and not self._detailed:
@@ -86,9 +89,11 @@ class CompletionStream:
             extra += b',"token_ids":' + encode(piece.token_ids)
         index = number * self._choices + piece.index
         entries: list[TokenLogprobs | None] | None = None
+        places = []
         if self.request.logprobs is not None:
             entries = [*(piece.logprobs or [])]
-        return self._line(index, piece.text, piece.token_ids, entries, extra, piece.overlap)
+            places = self._offsets[index].push(piece.token_ids, piece.overlap)
+        return self._line(index, piece.text, piece.token_ids, entries, extra, places)
 
     def _line(
         self,
@@ -97,15 +102,14 @@ class CompletionStream:
         token_ids: list[int],
         entries: list[TokenLogprobs | None] | None,
         extra: bytes,
-        overlap: int = 0,
+        places: list[int],
     ) -> bytes:
         logprobs = b"null"
         if entries is not None:
             top = self.request.logprobs or 0
-            offset = self._offsets[index] - overlap
-            shown = completion_logprobs(token_ids, entries, top, self.service.text, offset)
-            self._offsets[index] = offset + sum(map(len, shown["tokens"]))
-            logprobs = encode(shown)
+            logprobs = encode(
+                completion_logprobs(token_ids, entries, top, self.service.text, places)
+            )
         if b'"finish_reason"' not in extra:
             extra = b',"finish_reason":null' + extra
         start = b',"choices":[{"index":%d,"text":' % index
@@ -117,6 +121,11 @@ class CompletionStream:
         if not self.request.continuous_usage:
             return self._tail
         return b',"usage":' + encode(usage(self.answers)) + b"}\n\n"
+
+
+def text_offsets(request: CompletionRequest, tokenizer: Tokenizer) -> TextOffsets:
+    """For one choice."""
+    return TextOffsets(tokenizer, tokenizer.special_ids if request.skip_special_tokens else ())
 
 
 async def merged(answers: list[Answer], service: Service) -> AsyncGenerator[Step, None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Container, Sequence
 from typing import Any
 
 from legato.request import TokenLogprobs
@@ -10,6 +11,9 @@ from legato.text.tokenizer import Tokenizer
 
 LOWEST = -9999.0
 """JSON has no -inf; OpenAI and vLLM send this instead."""
+
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def _finite(logprob: float) -> float:
@@ -36,26 +40,57 @@ def _chat_token(entry: TokenLogprobs, top: int, tokenizer: Tokenizer) -> dict[st
     }
 
 
+class TextOffsets:
+    """Where the tokens of a choice begin in its text, as they come. ``hidden``: ids that have no text.
+
+    Tokens that spell one character together all begin where it does, but for what they spell before it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hidden: Container[int]) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        self._decoder = _Utf8Decoder(errors="replace")
+        self._at = 0
+
+    def echo(self, text: str, token_ids: Sequence[int]) -> list[int]:
+        """Of a prompt, which the choice's text begins with, but for what its tokens spell before that: a
+        BOS, the space before a first word."""
+        self._at = len(text)
+        added = ""
+        if self._tokenizer.special_ids.intersection(token_ids[:1]):
+            added = self._tokenizer.token_text(token_ids[0])
+            added = "" if text.startswith(added) else added
+        first = token_ids[bool(added) :][:1]
+        if not text.startswith(" ") and self._tokenizer.decode(first).startswith(" "):
+            added += " "
+        found = TextOffsets(self._tokenizer, ()).push(token_ids)
+        return [max(0, offset - len(added)) for offset in found]
+
+    def push(self, token_ids: Sequence[int], overlap: int = 0) -> list[int]:
+        """``overlap``: characters of the first that were given."""
+        self._at -= overlap
+        found = []
+        for id in token_ids:
+            found.append(self._at)
+            if id not in self._hidden:
+                self._at += len(self._decoder.decode(self._tokenizer.token_bytes(id)))
+        return found
+
+
 def completion_logprobs(
     token_ids: Sequence[int],
     entries: Sequence[TokenLogprobs | None],
     top: int,
     tokenizer: Tokenizer,
-    offset: int = 0,
+    offsets: list[int],
 ) -> dict[str, Any]:
     """``logprobs`` of a completions choice: four lists, one entry for each token.
 
-    ``offset`` is where the first token starts in the choice's text. The first token of a prompt
-    has no log-probability: its entry is None.
+    ``offsets``: from TextOffsets. The first token of a prompt has no log-probability: its entry is None.
     """
-    texts = [tokenizer.token_text(token) for token in token_ids]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
     return {
         "text_offset": offsets,
-        "tokens": texts,
+        "tokens": [tokenizer.token_text(token) for token in token_ids],
         "token_logprobs": [entry and _finite(entry.logprobs[0]) for entry in entries],
         "top_logprobs": [entry and _by_text(entry, top, tokenizer) for entry in entries],
     }

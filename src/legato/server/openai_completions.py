@@ -16,7 +16,7 @@ from legato.errors import RequestError
 from legato.request import TokenLogprobs
 from legato.server.admission import read_request
 from legato.server.completion_request import CompletionRequest, prompts_of, sampling_params
-from legato.server.completion_stream import CompletionStream, merged
+from legato.server.completion_stream import CompletionStream, merged, text_offsets
 from legato.server.errors import json_response
 from legato.server.guidance import guidance_of
 from legato.server.kept_streams import event_stream
@@ -128,12 +128,15 @@ def _choice(
     }
     if request.logprobs is not None:
         entries: list[TokenLogprobs | None] = [*choice.logprobs[: len(token_ids)]]
-        shown = token_ids
+        shown, offsets = token_ids, text_offsets(request, service.text)
+        places = []
         if request.echo:
             entries = (answer.prompt_logprobs or []) + entries
             shown = answer.prompt_token_ids + token_ids
+            places = offsets.echo(answer.prompt.text, answer.prompt_token_ids)
+        places += offsets.push(token_ids, choice.overlap)
         reply["logprobs"] = completion_logprobs(
-            shown, entries, request.logprobs, service.text, -choice.overlap
+            shown, entries, request.logprobs, service.text, places
         )
     if request.prompt_logprobs is not None and answer.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(answer.prompt_logprobs, service.text)
