@@ -15,7 +15,7 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -68,13 +68,19 @@ class Keeper:
                 log.warning("%s is not used, but made anew: %s", path, error)
         return None
 
-    def write(self, key: dict[str, Any], header: dict[str, Any], payload: Iterable[bytes]) -> None:
-        """Into the first folder that can be written; where none can, nothing is kept."""
+    def write(
+        self,
+        key: dict[str, Any],
+        header: dict[str, Any],
+        payload: Callable[[], Iterable[bytes]],
+    ) -> None:
+        """Into the first folder that can be written; where none can, nothing is kept. ``payload``: asked
+        anew for each, since a disk may be full in the middle of it."""
         problem: OSError | None = None
         for path in self.paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write(path, {**header, "key": key}, payload)
+                write(path, {**header, "key": key}, payload())
                 return
             except OSError as error:
                 problem = error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from legato.kept_file import ABANDONED, read, write
+from legato.kept_file import ABANDONED, Keeper, read, write
 
 KEY = {"model": "m"}
 KILLED = """
@@ -86,3 +86,18 @@ def test_others_may_read_it_unless_it_is_private(tmp_path: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == mode
     finally:
         os.umask(mask)
+
+
+def test_where_the_first_folder_is_full_the_second_has_all_of_it(tmp_path: Path) -> None:
+    keeper = Keeper("auto", tmp_path / "model", ".kept")
+    keeper.paths = [tmp_path / "full" / "kept", tmp_path / "roomy" / "kept"]
+
+    def payload() -> Iterator[bytes]:
+        yield b"one"
+        if not keeper.paths[1].parent.exists():
+            raise OSError("no space left on device")
+        yield b"two"
+
+    keeper.write(KEY, {"payload_bytes": 6}, payload)
+    assert payload_of(keeper.paths[1]) == b"onetwo"
+    assert not [*keeper.paths[0].parent.iterdir()]

@@ -91,9 +91,8 @@ class PackedFile:
             sum = f"{native.checksum(data):016x}"
             entries[name] = asdict(Entry(format, rows, columns, end, data.nbytes, sum))
             end += -(-data.nbytes // LINE) * LINE
-        self._keeper.write(
-            self._key, {"entries": entries, "payload_bytes": end}, self._payload(program)
-        )
+        header = {"entries": entries, "payload_bytes": end}
+        self._keeper.write(self._key, header, lambda: self._payload(program))
 
     def _payload(self, program: native.Program) -> Iterator[Any]:
         for index, *_ in self._used.values():
