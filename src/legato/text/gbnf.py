@@ -15,13 +15,17 @@ import re
 from legato.errors import RequestError
 
 MAX_RULES = 500
-"""The converter's time grows with the square of this; 500 take a second at worst."""
+MAX_WORK = 3_000_000
+"""Rules times parts of all rules. The converter looks at each part up to once a rule: that takes a
+second at worst, and another one for everything else."""
 
+# What is never closed is a part, too, at which reading ends: each would be sought to the end again.
 _PARTS = re.compile(
     r'(?P<text>"(?:\\.|[^"\\])*")|(?P<set>\[(?:\\.|[^\]\\])*\])|(?P<comment>#[^\n]*)'
-    r"|(?P<times>\{[^}]*\})|(?P<name>[A-Za-z0-9_-]+)",
+    r"|(?P<times>\{[^}]*\})|(?P<name>[A-Za-z0-9_-]+)|(?P<open>[\"\[{])",
     re.DOTALL,
 )
+_RULE = re.compile(r"(?<![\w-])([\w-]++)\s*+::=")
 _CHARACTER = re.compile(
     r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})|(\\?.)", re.DOTALL
 )
@@ -31,16 +35,25 @@ _ESCAPED = {"\\n": "\n", "\\r": "\r", "\\t": "\t"} | {f"\\{c}": c for c in '"\\[
 def to_lark(grammar: str, field: str) -> str:
     """Raises RequestError naming ``field``."""
     # 12 ms and 7 MB for those servers only that are sent one.
-    from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+    from llguidance.gbnf_to_lark import gbnf_to_lark
 
-    words = _PARTS.sub(lambda part: part[0] if part.lastgroup == "name" else "", grammar)
+    def word(part: re.Match[str]) -> str:
+        if part.lastgroup == "open":
+            raise RequestError(f"{field}: a {part[0]} is never closed", field)
+        return part[0] if part.lastgroup == "name" else ""
+
+    words, parts = _PARTS.subn(word, grammar)
     names: dict[str, str] = {}
-    for name in re.findall(r"([\w-]+)\s*::=", words):
+    for name in _RULE.findall(words):
         names.setdefault(name, "root" if name == "root" else f"r{len(names)}x")
     if "root" not in names:
         raise RequestError(f"{field} has no rule called root", field)
     if len(names) > MAX_RULES:
         raise RequestError(f"{field} has {len(names)} rules, at most {MAX_RULES} are", field)
+    parts += words.count(".")
+    if len(names) * parts > MAX_WORK:
+        most = MAX_WORK // len(names)
+        raise RequestError(f"{field}: its rules have {parts} parts, at most {most} are", field)
 
     def plain(part: re.Match[str]) -> str:
         kind, text = part.lastgroup, part[0]
@@ -54,12 +67,13 @@ def to_lark(grammar: str, field: str) -> str:
             return names[text]
         return text if kind == "times" else ""
 
+    plainly = _PARTS.sub(plain, grammar)
     try:
-        return gbnf_to_lark(_PARTS.sub(plain, grammar))
+        return gbnf_to_lark(plainly)
     except RecursionError:
         raise RequestError(f"{field} is nested too deeply", field) from None
-    except GbnfToLarkError as error:
-        raise RequestError(f"{field}: {error}", field) from None
+    except Exception as error:  # it has one of its own, and fails in other ways, too
+        raise RequestError(f"{field} cannot be read: {error}", field) from error
 
 
 def _characters(text: str, field: str) -> list[str]:

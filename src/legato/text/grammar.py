@@ -155,10 +155,11 @@ def _literal(text: str) -> str:
     return re.sub(r"[^\w ]", lambda sign: f"\\x{{{ord(sign[0]):X}}}", text)
 
 
-_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
-_LARK = re.compile(r"^\s*(%llguidance\b|[?!]?start\b[^:\n]*:(?!:=))", re.MULTILINE)
+# Each pattern is tried once a line, and takes what it took: the time grows with the text, no faster.
+_GBNF = re.compile(r"^[^\S\n]*+[\w-]++\s*+::=", re.MULTILINE)
+_LARK = re.compile(r"^[^\S\n]*+(%llguidance\b|[?!]?start\b[^:\n]*+:(?!:=))", re.MULTILINE)
 _LARK_OPTION = re.compile(
-    r"^\s*[\w!?]+\s*\[[^\]\n]*\b(max_tokens|temperature|stop)\s*=", re.MULTILINE
+    r"^[^\S\n]*+[\w!?]++\s*+\[[^\]\n]*\b(max_tokens|temperature|stop)\s*+=", re.MULTILINE
 )
 
 

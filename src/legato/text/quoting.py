@@ -21,9 +21,15 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from legato.errors import RequestError
+
 _FIRST_MARK = 0xF0000
 _LAST_MARK = 0x10FFFD
-_PRIVATE = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]")
+_MARK = re.compile(
+    f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]"
+    r"|\\udb[89a-f][0-9a-f]\\ud[c-f][0-9a-f]{2}",  # as ``tojson(ensure_ascii=true)`` writes it
+    re.IGNORECASE,
+)
 
 
 class ControlNames:
@@ -79,12 +85,12 @@ class Quotes:
     def __init__(self, names: ControlNames | None, conversation: Any) -> None:
         """``conversation`` holds every string that will be quoted, so that no mark is in it.
 
-        Without ``names`` nothing is quoted.
+        Without ``names`` nothing is quoted. ``quote`` raises RequestError if no mark is left.
         """
         self._names = names
         self._marks: dict[str, str] = {}  # what it stands for -> mark
         self._meanings: dict[str, str] = {}  # mark, or its JSON escape -> what it stands for
-        self._taken = _private_characters(conversation)
+        self._taken = _marks_in(conversation)
         self._next = _FIRST_MARK
 
     def __bool__(self) -> bool:
@@ -103,13 +109,10 @@ class Quotes:
 
     def restore(self, text: str) -> str:
         """The text with every mark replaced by what it stands for."""
-        if not self._marks:
+        if not self._marks or not _may_hold_marks(text):
             return text
-        return self._pattern.sub(lambda found: self._meanings[found[0].lower()], text)
-
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self._meanings)), re.IGNORECASE)
+        # What is no mark of ours is the template's own.
+        return _MARK.sub(lambda found: self._meanings.get(found[0].lower(), found[0]), text)
 
     def _quote(self, text: str) -> str:
         spans = self._names.spans(text) if self._names is not None else []
@@ -127,20 +130,27 @@ class Quotes:
         if mark is None:
             while chr(self._next) in self._taken:
                 self._next += 1
+            if self._next > _LAST_MARK:
+                raise RequestError("messages: they use all characters for private use", "messages")
             mark = self._marks[meaning] = chr(self._next)
             self._next += 1
             self._meanings[mark] = meaning
-            # As ``tojson(ensure_ascii=true)`` writes it.
             self._meanings[json.dumps(mark)[1:-1]] = json.dumps(meaning)[1:-1]
         return mark
 
 
-def _private_characters(value: Any) -> frozenset[str]:
-    """Characters of a JSON value that cannot serve as marks."""
+def _marks_in(value: Any) -> frozenset[str]:
+    """Characters of a JSON value that cannot serve as marks: they occur, or their JSON escapes do."""
     if isinstance(value, str):
-        return frozenset() if value.isascii() else frozenset(_PRIVATE.findall(value))
+        found = _MARK.findall(value) if _may_hold_marks(value) else []
+        return frozenset(json.loads(f'"{mark.lower()}"') for mark in found)
     if isinstance(value, dict):
-        return _private_characters([*value.keys(), *value.values()])
+        return _marks_in([*value.keys(), *value.values()])
     if isinstance(value, (list, tuple)):
-        return frozenset[str]().union(*map(_private_characters, value))
+        return frozenset[str]().union(*map(_marks_in, value))
     return frozenset()
+
+
+def _may_hold_marks(text: str) -> bool:
+    """False of most texts, at no cost."""
+    return not text.isascii() or "\\u" in text or "\\U" in text

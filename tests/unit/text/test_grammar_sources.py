@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -106,8 +107,13 @@ def test_gbnf(source: str, good: list[str], bad: list[str]) -> None:
     ("source", "complaint"),
     [
         ('foo ::= "a"', "no rule called root"),
-        ("root ::= bar", "no rule called bar"),
-        ('root ::= "a', "no rule called a"),
+        ("root ::= bar", "^grammar has no rule called bar"),
+        ('root ::= "a', 'a " is never closed'),
+        ('root ::= "\\', 'a " is never closed'),
+        ("root ::= [a-z", r"a \[ is never closed"),
+        ("root ::= x{2", r"a \{ is never closed"),
+        ('root ::= "a"{' + "9" * 5000 + "}", "cannot be read"),
+        ("root ::= ²", "cannot be read"),
         ('root ::= "\\q"', r"unknown escape \\q"),
         ('root ::= "\\ud800"', "no character 0xd800"),
         ('root ::= ("a"', r"Expected '\)'"),
@@ -128,6 +134,27 @@ def test_the_largest_gbnf_is_converted_in_time() -> None:
     grammar.grammar(source, "grammar")
     grammar.grammar("root ::= " + '"x" ' * 12_000, "grammar")
     assert time.perf_counter() - start < 2
+
+
+def test_a_gbnf_of_many_rules_with_many_parts_is_refused() -> None:
+    source = "\n".join(f"a{i} ::= {'.' * 80} a{i + 1}" for i in range(gbnf.MAX_RULES - 2))
+    with pytest.raises(RequestError, match="parts, at most"):
+        grammar.grammar(f'root ::= a0\n{source}\na498 ::= "x"', "grammar")
+
+
+HOSTILE = [
+    "\n", "\r", " ", "a", "[", "{", '"', '\\"', '"\\', "#", "start[", "x[stop", "x[stop\n", "a ::=\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize("before", ["", "root ::= ", 'root ::= "a"\n', "start: "])
+def test_a_grammar_is_read_in_time_that_grows_with_its_length(before: str, part: str) -> None:
+    text = before + part * ((grammar.MAX_GRAMMAR - len(before)) // len(part))
+    start = time.perf_counter()
+    with suppress(RequestError):
+        grammar.grammar(text, "grammar")
+    assert time.perf_counter() - start < 3
 
 
 def test_lark() -> None:

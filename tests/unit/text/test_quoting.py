@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained import train_byte_level
 
+from legato.errors import RequestError
 from legato.text.continuation import build_prompt
 from legato.text.hf_tokenizer import load_hf_tokenizer
 from legato.text.quoting import ControlNames, Quotes
@@ -99,7 +101,10 @@ def test_added_tokens_that_are_not_control_stay_tokens(
 
 PLAIN = [text for text in corpus.TEXTS if unicodedata.is_normalized("NFC", text)]
 WORDS = st.lists(
-    st.sampled_from([*NAMES, "<think>", "<|im_", "<", "end|>", " ", "\n", "a", "é", "\U000f0000"])
+    st.sampled_from(
+        [*NAMES, "<think>", "<|im_", "<", "end|>", " ", "\n", "a", "é", "\U000f0000"]
+        + [r"\udb80\udc00", r"\UDB80\UDC00", r"\udb80", r"\udc01", "\\"]
+    )
 ).map("".join)
 
 
@@ -149,6 +154,34 @@ class TestNames:
         assert taken in quoted["k"] and "<a>" not in quoted["k"]
         assert quotes.restore(quoted["k"]) == f"{taken}<a>"
         assert quotes.restore(json.dumps(quoted["k"][1:])) == '"<a>"'
+
+    @pytest.mark.parametrize("escape", [r"\udb80\udc00", r"\uDB80\uDC00", r"\UDB80\UDC00"])
+    def test_the_escape_of_a_mark_stays_what_it_was(self, escape: str) -> None:
+        for texts in ([f"{escape}<a>"], ["<a>", escape]):
+            quotes = Quotes(ControlNames(["<a>"]), texts)
+            assert [quotes.restore(quotes.quote(text)) for text in texts] == texts
+
+    def test_characters_of_the_template_are_its_own(self) -> None:
+        quotes = Quotes(ControlNames(["<a>"]), ["<a>"])
+        own = "\U00100000\\udb81\\udc00 "
+        assert quotes.restore(own + quotes.quote("<a>")) == own + "<a>"
+
+    def test_where_no_mark_is_left_the_messages_are_named(self) -> None:
+        texts = ["".join(map(chr, range(0xF0000, 0x10FFFE))), "<a>"]
+        with pytest.raises(RequestError, match="private use") as caught:
+            Quotes(ControlNames(["<a>"]), texts).quote(texts)
+        assert caught.value.field == "messages"
+
+    def test_many_names_are_restored_in_time_that_grows_with_the_text(self) -> None:
+        names = [f"<unused{i}>" for i in range(6000)]
+        text = "".join(names) + "word " * 100_000 + "é"
+        quotes = Quotes(ControlNames(names), [text])
+        quoted = quotes.quote(text)
+        start = time.perf_counter()
+        assert quotes.restore(quoted) == text
+        for name in names:
+            quotes.restore(name)
+        assert time.perf_counter() - start < 2
 
     def test_a_long_text_of_names_is_no_burden(self, smollm2: Tokenizer) -> None:
         template = ChatTemplate(SOURCE)

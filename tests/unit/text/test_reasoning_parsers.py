@@ -25,7 +25,7 @@ def test_the_settings_know_the_parsers() -> None:
 @pytest.mark.parametrize(
     ("parser", "ends"),
     [
-        ("auto", "hi\n<think>\nSo\n</think>\n\nIt"),
+        ("auto", "hi\nA: <think>\nSo\n</think>\n\nIt"),
         ("mistral", "A: [THINK]So[/THINK]It"),
         ("granite", "A: Here is my thought process:\nSo\nHere is my response:\n\nIt"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from legato.errors import ConfigError, ModelError, RequestError
-from legato.text import sandbox
+from legato.text import budget
 from legato.text.template import ChatTemplate, load_chat_template
 
 CHAT = [
@@ -121,13 +121,13 @@ ENDLESS = {
 @pytest.mark.parametrize("name", sorted(ENDLESS))
 def test_an_endless_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate(ENDLESS[name])
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(budget, "MAX_SECONDS", 0.05)
     started = time.monotonic()
     with pytest.raises(RequestError, match="too long"):
         template.render(CHAT, add_generation_prompt=True)
     assert time.monotonic() - started < 5
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 1000)
+    monkeypatch.setattr(budget, "MAX_SECONDS", 60.0)
+    monkeypatch.setattr(budget, "MAX_STEPS", 1000)
     with pytest.raises(RequestError, match="too long"):
         template.render(CHAT, add_generation_prompt=True)
 
