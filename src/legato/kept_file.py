@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable
@@ -125,7 +124,7 @@ def write(
     start = MAGIC + _LENGTHS.pack(len(text), blake2b(text, digest_size=32).digest()) + text
     _remove_abandoned(path)
     # Process ids would not tell writers apart: containers that share a folder have the same ones.
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}.part")
     file = open(unfinished, "xb", opener=_private if is_private else None)
     try:
         with file:
