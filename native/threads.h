@@ -139,8 +139,10 @@ class Turns {
   static int64_t next(std::atomic<uint64_t>& word, uint64_t stage, int64_t count) {
     uint64_t old = word.load(std::memory_order_relaxed);
     while (true) {
-      const uint64_t opened = old >> 24, taken = opened == stage ? old & 0xffffff : 0;
-      if (opened > stage || static_cast<int64_t>(taken) >= count) return count;
+      // Of the number 40 bits are there: after years it begins anew.
+      const int64_t ahead = static_cast<int64_t>((old >> 24) - stage << 24);
+      const uint64_t taken = ahead == 0 ? old & 0xffffff : 0;
+      if (ahead > 0 || static_cast<int64_t>(taken) >= count) return count;
       const uint64_t fresh = stage << 24 | (taken + 1);
       if (word.compare_exchange_weak(old, fresh, std::memory_order_relaxed)) return static_cast<int64_t>(taken);
     }

@@ -292,14 +292,16 @@ double weigh_all(const float* x, int64_t n, float top, float scale, float limit,
 // the brackets, and only these are put in order.
 Border nucleus(const float* x, int64_t vocab, const SampleRow& r, float top, float scale, float limit,
                const Desk& desk) {
-  const double total = weigh_all(x, vocab, top, scale, limit, desk.weights), target = (double)r.top_p * total;
+  const double total = weigh_all(x, vocab, top, scale, limit, desk.weights);
   // Tokens below this weigh (1 - p) of all together at most, so that top-p drops every one of them.
   const double least = 0.999 * (1.0 - (double)r.top_p) * total / (double)vocab;
   float low = (float)((double)top + (double)r.temperature * __builtin_log(least)), high = __builtin_inff();
   if (low < limit) low = limit;
   int64_t count, count_above = 0;
   double above = 0;  // mass of values >= high: less than the target, while those >= low reach it
-  mass_from(x, desk.weights, vocab, low, &count);
+  // Sums in another order may differ in their last bits, and what is compared below is mass_from's.
+  const double reach = mass_from(x, desk.weights, vocab, low, &count);
+  const double target = (double)r.top_p * total < reach ? (double)r.top_p * total : reach;
   while (count - count_above > 512) {
     const float middle = 0.5f * (low + (high < top ? high : top));
     if (!(middle > low && middle < high)) break;

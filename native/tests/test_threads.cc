@@ -66,6 +66,18 @@ void test_turns(int count, bool together) {
   check(wrong == 0, std::to_string(count) + " threads: a piece was not taken exactly once");
 }
 
+// After 2^40 stages the number begins anew.
+void test_endless_turns() {
+  constexpr uint64_t kEnd = 1ull << 40;
+  Turns turns(1);
+  for (const uint64_t stage : {uint64_t{1}, kEnd / 2, kEnd - 1, kEnd, kEnd + 1}) {
+    int taken = 0;
+    turns.take(stage, 5, 0, [&](int64_t) { ++taken; });
+    turns.take(stage, 5, 0, [&](int64_t) { ++taken; });
+    check(taken == 5, "stage " + std::to_string(stage) + ": a piece was not taken exactly once");
+  }
+}
+
 // Idle work is done by one thread, to its end, when there is no job; jobs that come meanwhile run as ever.
 void test_idle(int count) {
   std::atomic<int> done{0}, wanted{50};
@@ -212,6 +224,7 @@ void test_plan() {
 }  // namespace
 
 int main() {
+  test_endless_turns();
   for (const int count : {1, 2, 3, 5}) {
     test_phases(count, count <= 2 ? 2000 : 200);
     test_run(count);

@@ -294,3 +294,18 @@ def test_only_rows_of_the_last_step_are_drawn_again(logits: np.ndarray) -> None:
     for row in (-1, 4):
         with pytest.raises(ValueError, match=f"rows: entry 0 is {row}"):
             program.redraw(batch, np.array([row], np.int32))
+
+
+def test_a_top_p_just_below_one_keeps_every_token_of_its_own() -> None:
+    """Sums in two orders differ more than it leaves out; whatever a row before left must not be drawn."""
+    p = np.float32(0.99999994)
+    for number in range(40):
+        draw = np.random.default_rng(number)
+        logits = draw.standard_normal(1025).astype(np.float32)
+        for temperature in (2.0, 3.0, 10.0):
+            alone = sampling(1, 1025, temperature=temperature, top_p=p)
+            beside = sampling(3, 1025, temperature=temperature)
+            beside.top_k[:2], beside.top_p[2] = 1, p
+            beside.seed[2], beside.draw_position[2] = alone.seed[0], alone.draw_position[0]
+            token = step(logits, alone).token_ids[0]
+            assert 0 <= token == step(logits, beside).token_ids[2]
