@@ -304,6 +304,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        given = self.api_key if self.api_key is not None else _key_of_environment()
+        if given is not None and not _keys(given):  # an unset variable must not open the server
+            raise ConfigError("api_key has no key in it", "api_key")
         for name in ("max_kept_streams", "max_body_bytes", "max_bodies_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1", name)
@@ -351,5 +354,12 @@ class ServerConfig:
 
     @property
     def api_keys(self) -> list[str]:
-        given = self.api_key or os.environ.get("LEGATO_API_KEY") or ""
-        return [key for key in given.split(",") if key]
+        return _keys(self.api_key if self.api_key is not None else _key_of_environment())
+
+
+def _key_of_environment() -> str | None:
+    return os.environ.get("LEGATO_API_KEY") or None
+
+
+def _keys(given: str | None) -> list[str]:
+    return [key.strip() for key in (given or "").split(",") if key.strip()]

@@ -18,8 +18,10 @@ def size(text: str) -> int:
     try:
         assert found is not None
         return int(float(found[1]) * UNITS[found[2] or ""])
-    except (AssertionError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2GiB or 500MB") from None
+    except (AssertionError, ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a size such as 2GiB or 500MB"
+        ) from None
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type, skip: tuple[str, ...] = ()) -> None:

@@ -70,13 +70,14 @@ def from_fields(
     given: Mapping[str, Any], model_preferences: Mapping[str, Any] | None = None
 ) -> SamplingParams:
     """The parameters a request asked for: its own fields, else the model's preferences, else ours.
+    Preferences that no request could have count for nothing.
 
     ``given`` may hold other fields of the request, and None for those that were not sent.
     """
     values: dict[str, Any] = {}
     for name in MODEL_PREFERENCES:
         preference = (model_preferences or {}).get(name)
-        if preference is not None:
+        if preference is not None and _is_sound(name, preference):
             values[name] = preference
     for name in SamplingParams.__struct_fields__:
         if given.get(name) is not None:
@@ -84,6 +85,21 @@ def from_fields(
     if isinstance(values.get("stop"), str):
         values["stop"] = [values["stop"]]
     return SamplingParams(**values)
+
+
+def unsound(preferences: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a model's preferences, a line each."""
+    return [
+        f"the model's {name} is {value!r:.40}, but must be {LIMITS[name]}: it is not used"
+        for name, value in preferences.items()
+        if name in MODEL_PREFERENCES and not _is_sound(name, value)
+    ]
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    numbers = int if name == "top_k" else (int, float)
+    is_number = isinstance(value, numbers) and not isinstance(value, bool)
+    return is_number and LIMITS[name].allows(value)
 
 
 def validate(

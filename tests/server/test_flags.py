@@ -59,3 +59,23 @@ def test_invalid_values_are_config_errors() -> None:
     arguments = build_parser().parse_args(["serve", "--max-num-seqs", "0"])
     with pytest.raises(ConfigError, match="max_num_seqs must be at least 1"):
         from_flags(EngineConfig, arguments)
+
+
+@pytest.mark.parametrize("given", ["", ",", " , "])
+def test_a_key_that_is_none_does_not_open_the_server(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """``--api-key "$KEY"`` with an unset variable."""
+    with pytest.raises(ConfigError, match="api_key has no key in it"):
+        ServerConfig(api_key=given)
+    assert ServerConfig(api_key="a, b,").api_keys == ["a", "b"]
+    monkeypatch.setenv("LEGATO_API_KEY", "")
+    assert ServerConfig().api_keys == []
+    monkeypatch.setenv("LEGATO_API_KEY", ",")
+    with pytest.raises(ConfigError):
+        ServerConfig()
+
+
+def test_a_size_beyond_all_sizes_is_none() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a size"):
+        size("9" * 400)

@@ -8,7 +8,7 @@ import pytest
 
 from legato.errors import RequestError
 from legato.request import SamplingParams
-from legato.sampling_params import SeedSource, from_fields, validate
+from legato.sampling_params import SeedSource, from_fields, unsound, validate
 
 VOCABULARY = 100
 
@@ -69,6 +69,23 @@ def test_request_before_model_before_ours() -> None:
     params = from_fields({"temperature": 0.9, "top_p": None, "stream": True}, preferences)
     assert (params.temperature, params.top_k, params.top_p) == (0.9, 40, 1.0)
     assert from_fields({"temperature": 0.0}, preferences).temperature == 0.0
+
+
+def test_preferences_that_no_request_could_have_count_for_nothing() -> None:
+    """Else every request that is silent about them would be at fault."""
+    preferences = {
+        "temperature": -0.5,
+        "top_p": 0,
+        "top_k": 2.5,
+        "min_p": "high",
+        "repetition_penalty": 1.1,
+    }
+    params = validate(from_fields({}, preferences))
+    assert params == validate(SamplingParams(repetition_penalty=1.1))
+    told = unsound(preferences | {"do_sample": 7})
+    assert [line.split()[2] for line in told] == ["temperature", "top_p", "top_k", "min_p"]
+    assert "above 0 and at most 1" in told[1]
+    assert from_fields({}, {"top_k": -1}).top_k == -1
 
 
 def test_seeds_repeat_as_a_sequence() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from legato.kept_file import ABANDONED, Keeper, read, write
+from legato.kept_file import ABANDONED, HEAD, Keeper, identity, read, write
 
 KEY = {"model": "m"}
 KILLED = """
@@ -101,3 +101,16 @@ def test_where_the_first_folder_is_full_the_second_has_all_of_it(tmp_path: Path)
     keeper.write(KEY, {"payload_bytes": 6}, payload)
     assert payload_of(keeper.paths[1]) == b"onetwo"
     assert not [*keeper.paths[0].parent.iterdir()]
+
+
+def test_versions_of_one_size_and_time_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    found = []
+    for layer in (b"\1", b"\2"):
+        path.write_bytes(bytes(HEAD) + layer * 1_000_000 + bytes(HEAD))
+        os.utime(path, (1, 1))
+        found += [identity(path), identity(path)]
+    assert found[0] == found[1] != found[2] == found[3]
+    for small in (b"", b"a"):
+        path.write_bytes(small)
+        assert identity(path)[:2] == ["model", len(small)]

@@ -204,6 +204,10 @@ async def _load(
         f"{info.max_model_len} tokens, KV cache {_kv_megabytes(info):.0f} MB for "
         f"{info.kv_cache_tokens} tokens, loaded in {time.perf_counter() - started:.1f} s"
     )
+    from legato.sampling_params import unsound
+
+    for problem in unsound(service.engine.info.default_sampling):
+        LOG.warning("%s", problem)
     say(_invitation(service, listener))
     await _settle(service)
 

@@ -166,7 +166,7 @@ def _sampling(generation: ModelConfig) -> dict[str, Any]:
     return {
         key: generation.number(key, above=-1.0)
         if key != "top_k"
-        else generation.integer(key, minimum=0)
+        else generation.integer(key, minimum=-1)
         for key in _SAMPLING
         if generation.has(key)
     }
