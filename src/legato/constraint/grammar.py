@@ -36,8 +36,8 @@ LIMITS = LLParserLimits(
 )
 """What one grammar may cost. Beyond it the grammar is refused, or its sequence ends with an error."""
 
-KEPT = 16
-"""Compiled grammars that are kept, the one used last first."""
+KEPT = 64
+"""Compiled grammars that are kept, the one used last first: clients tend to send the same ones."""
 
 FED_AT_ONCE = 256
 """Bytes given to the grammar in one call, which does not let other threads run."""
@@ -88,6 +88,7 @@ class GrammarVocabulary:
 
     def __init__(self, table: TokenTable) -> None:
         self.table = table
+        self.kept = KEPT
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -126,7 +127,7 @@ class GrammarVocabulary:
             return matcher
         with self._lock:
             self._compiled[source] = matcher
-            while len(self._compiled) > KEPT:
+            while len(self._compiled) > self.kept:
                 self._compiled.popitem(last=False)
         return matcher.deep_copy()
 
@@ -139,6 +140,11 @@ class GrammarVocabulary:
 @lru_cache(maxsize=4)
 def _vocabulary(table: TokenTable) -> GrammarVocabulary:
     return GrammarVocabulary(table)
+
+
+def keep(most: int, table: TokenTable) -> None:
+    """So many compiled grammars of this vocabulary are kept from now on, not ``KEPT``."""
+    _vocabulary(table).kept = most
 
 
 def ll_tokenizer(table: TokenTable) -> LLTokenizer:

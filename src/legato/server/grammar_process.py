@@ -14,11 +14,14 @@ import threading
 
 import msgspec
 
-from legato.constraint.grammar import Grammar
+from legato.constraint.grammar import Grammar, keep
 from legato.constraint.spellings import Spellings
 from legato.constraint.tokens import TokenTable
 from legato.errors import RequestError
 from legato.server.grammar_trial import Limits, Question, Verdict
+
+KEPT = 16
+"""Compiled grammars that are kept: they count for the next one's limit."""
 
 
 def receive() -> bytes | None:
@@ -36,6 +39,7 @@ def serve(limits: Limits) -> None:
     if greeting is None:
         return
     table = TokenTable(msgspec.msgpack.decode(greeting, type=Spellings))
+    keep(KEPT, table)
     Grammar.compile('start: "a"', table)
     reply(b"")
     while (message := receive()) is not None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import wraps
 from string import Formatter
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from jinja2 import Undefined, filters, pass_eval_context
 from jinja2.nodes import EvalContext
@@ -34,7 +34,7 @@ _NUMBER: Final = re.compile(r"\d+")
 _ABSENT: Final = frozenset(
     "batch filesizeformat pprint slice striptags urlencode urlize wordcount wordwrap xmlattr".split()
 )
-"""Filters for web pages, which no published template uses."""
+"""Filters for web pages, which no published template uses: refused where one is reached."""
 
 _OF_TEXT: Final = frozenset(
     "capitalize e escape forceescape lower safe string trim truncate upper".split()
@@ -53,7 +53,7 @@ _COMPARING: Final = frozenset(
 )
 """Filters and tests that compare values."""
 
-_CODECS: Final = frozenset("utf-8 utf8 UTF-8 ascii latin-1 strict ignore replace".split())
+_CODECS: Final = frozenset("utf-8 utf8 ascii latin-1 strict ignore replace".split())
 
 
 def bounded_filters(all_filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
@@ -73,14 +73,21 @@ def bounded_filters(all_filters: Mapping[str, Callable[..., Any]]) -> dict[str, 
     found = {
         name: _checked(filter, checks.get(name), goes_over=name in _OF_ITEMS)
         for name, filter in all_filters.items()
-        if name not in _ABSENT
     }
+    found |= {name: _refused(name) for name in _ABSENT}
     return found | {"join": _join, "tojson": _tojson}
+
+
+def _refused(name: str) -> Callable[..., Any]:
+    def refused(*args: Any, **kwargs: Any) -> NoReturn:
+        raise LimitError(f"it uses the filter {name}, which is not there")
+
+    return refused
 
 
 def bounded_tests(all_tests: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _checked(test, _check_compared) if name in _COMPARING else test
+        name: _checked(test, _check_pair) if name in _COMPARING else test
         for name, test in all_tests.items()
     }
 
@@ -120,6 +127,11 @@ def _check_compared(value: Any, *args: Any, **kwargs: Any) -> None:
     compared(value)
 
 
+def _check_pair(value: Any, other: Any) -> None:
+    if isinstance(other, (list, tuple, dict)):  # else there is no depth
+        compared(value)
+
+
 def _check_width(value: Any, width: Any = 4, *args: Any, **kwargs: Any) -> None:
     _check_text(value)
     places = width if isinstance(width, int) else weight(width)
@@ -138,7 +150,10 @@ def _check_precision(value: Any, precision: Any = 0, method: Any = "") -> None:
 
 def _check_sum(value: Any, attribute: Any = None, start: Any = 0) -> None:
     """Lists are copied at each step."""
-    if not isinstance(start, (int, float)):
+    if isinstance(start, (list, tuple)) and attribute is None:
+        parts = [*value] if isinstance(value, (list, tuple)) else []
+        size(len(parts) * sum(len(part) for part in parts if isinstance(part, Sized)))
+    elif not isinstance(start, (int, float)):
         raise LimitError("it sums what are no numbers")
 
 
@@ -249,7 +264,7 @@ def checked_arguments(
     numbers = [value for value in given if isinstance(value, int)]
     if name in ("translate", "striptags", "unescape"):
         raise LimitError(f"it calls {name}()")
-    if name in ("encode", "decode") and not _CODECS.issuperset(given):
+    if name in ("encode", "decode") and not _CODECS.issuperset(str(one).lower() for one in given):
         raise LimitError(f"it calls {name}() for other than UTF-8")  # some are quadratic
     if name == "from_bytes" and given and weight(given[0]) * 8 > _MAX_BITS:
         raise LimitError("its numbers are too large")

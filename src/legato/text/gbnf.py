@@ -15,9 +15,9 @@ import re
 from legato.errors import RequestError
 
 MAX_RULES = 500
-MAX_WORK = 3_000_000
-"""Rules times parts of all rules. The converter looks at each part up to once a rule: that takes a
-second at worst, and another one for everything else."""
+MAX_WORK = 5_000_000
+"""Rules times parts of all rules. The converter looks at each part up to once a rule: that takes two
+seconds at worst, and one more for everything else; other threads run meanwhile."""
 
 # What is never closed is a part, too, at which reading ends: each would be sought to the end again.
 _PARTS = re.compile(

@@ -14,6 +14,7 @@ from legato.errors import RequestError
 Message = dict[str, Any]
 ContentFormat = Literal["string", "parts"]
 
+MAX_ROLES, MAX_ROLE = 32, 256
 MARKS = ("prefix", "partial")  # Mistral's and DeepSeek's, and Kimi's
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -53,8 +54,18 @@ def prepare(
     """
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list of at least one message", "messages")
+    roles: dict[str, str | None] = {}
+
+    def known(role: str) -> str | None:
+        if role not in roles:
+            if len(roles) == MAX_ROLES or len(role) > MAX_ROLE:
+                problem = f"at most {MAX_ROLES} roles of {MAX_ROLE} characters can be shown"
+                raise RequestError(f"messages: {problem}", "messages")
+            roles[role] = role_of(role)
+        return roles[role]
+
     return [
-        _prepare(message, index, content_format, role_of) for index, message in enumerate(messages)
+        _prepare(message, index, content_format, known) for index, message in enumerate(messages)
     ]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
+from itertools import pairwise
 from typing import Any, Final, NoReturn
 
 import jinja2
@@ -57,17 +58,24 @@ class _Counting(NodeTransformer):
         return _passed("_concatenated", nodes.List(node.nodes, lineno=node.lineno))
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """What is on the left: no comparison goes deeper than either side."""
+        """What is on the left: no comparison goes deeper than either side. Beside a constant there is
+        no depth."""
         self.generic_visit(node)
-        node.expr = _passed("_compared", node.expr)
-        for operand in node.ops[:-1]:
-            operand.expr = _passed("_compared", operand.expr)
+        node.expr = _weighed(node.expr, node.ops[0])
+        for operand, following in pairwise(node.ops):
+            operand.expr = _weighed(operand.expr, following)
         return node
 
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
         self.generic_visit(node)
         node.key = _passed("_compared", node.key)
         return node
+
+
+def _weighed(left: nodes.Expr, operand: nodes.Operand) -> nodes.Expr:
+    right = operand.expr
+    is_flat = isinstance(right, nodes.Const) or (isinstance(right, nodes.List) and not right.items)
+    return left if is_flat else _passed("_compared", left)
 
 
 def _passed(filter: str, node: Any) -> nodes.Filter:

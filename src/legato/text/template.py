@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from legato.text.sandbox import ENVIRONMENT, limited
 
 RESERVED: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
-_MOST_ROLES: Final = 32  # that are tried: who sends more finds out alone
+_KEPT_ROLES: Final = 64  # of which is remembered whether they are shown
 _GGUF_KEY: Final = "tokenizer.chat_template"
 MAX_TEMPLATE: Final = 300_000
 """Characters; the largest that are published have a tenth of that."""
@@ -42,7 +42,7 @@ class ChatTemplate:
         self.sources = named
         self._templates = {name: _compile(name, text) for name, text in named.items()}
         self._tokens = dict(extra_tokens or {})
-        self._shown: dict[str, bool] = {}  # role -> whether messages of it are
+        self._shows = lru_cache(_KEPT_ROLES)(self._tries)
         if bos_token is not None:
             self._tokens["bos_token"] = bos_token
         if eos_token is not None:
@@ -94,21 +94,18 @@ class ChatTemplate:
     def role(self, name: str) -> str | None:
         """The role in which messages of this one are shown; None if they would vanish.
 
-        OpenAI's ``developer`` is the system where a template does not name it.
+        OpenAI's ``developer`` is the system where a template does not name it, and shows that.
         """
-        if name == "developer" and not any(name in source for source in self.sources.values()):
-            return "system"
+        if name == "developer" and not (self._names(name) and self._shows(name)):
+            return "system" if self._shows("system") or not self._shows(name) else name
         return name if name in _ROLES or self._shows(name) else None
 
-    def _shows(self, role: str) -> bool:
-        """By trying. What a template refuses, it refuses in its own words."""
-        if role not in self._shown:
-            if len(self._shown) == _MOST_ROLES:
-                return True
-            self._shown[role] = self._tries(role)
-        return self._shown[role]
+    def _names(self, role: str) -> bool:
+        quoted = f"'{role}'", f'"{role}"'
+        return any(one in source for source in self.sources.values() for one in quoted)
 
     def _tries(self, role: str) -> bool:
+        """Whether messages of it are shown. What a template refuses, it refuses in its own words."""
         probe = "LEGATOPROBE"
         content = probe if self.content_format == "string" else [{"type": "text", "text": probe}]
         turns = [{"role": name, "content": content} for name in ("user", role)]

@@ -26,7 +26,7 @@ def said(source: str, role: str) -> str:
 
 def test_a_developer_is_the_system_where_the_template_does_not_name_it() -> None:
     assert said(NAMES_ROLES, "developer") == said(SHOWS_ANY, "developer") == "system: Be brief\n"
-    named = SHOWS_ANY + "{# developer #}"
+    named = SHOWS_ANY + "{# 'developer' #}"
     assert said(named, "developer") == "developer: Be brief\n"
 
 
@@ -39,11 +39,29 @@ def test_a_message_that_would_vanish_is_refused() -> None:
     assert caught.value.field == "messages[1].role"
 
 
-def test_roles_that_are_tried_are_not_kept_without_end() -> None:
-    template = ChatTemplate(SHOWS_ANY)
-    messages = [{"role": f"role{number}", "content": "x"} for number in range(1000)]
-    assert build_prompt(template, None, messages).text.count("x") == 1000
-    assert len(template._shown) < 100
+def test_a_developer_stays_where_the_system_would_vanish() -> None:
+    source = (
+        "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    assert said(source, "developer") == "developer: Be brief\n"
+    vain = NAMES_ROLES + "{% if developer_preamble %}{% endif %}{# 'developer' #}"
+    assert said(vain, "developer") == "system: Be brief\n"
+
+
+def test_however_many_roles_were_tried_the_next_one_is_too() -> None:
+    template = ChatTemplate(NAMES_ROLES)
+    for number in range(200):
+        with pytest.raises(RequestError, match="shows no messages of the role"):
+            build_prompt(template, None, [USER, {"role": f"role{number}", "content": "x"}])
+    assert template._shows.cache_info().currsize < 100
+
+
+def test_a_chat_has_few_roles_with_short_names() -> None:
+    messages = [{"role": f"role{number}", "content": "x"} for number in range(33)]
+    for refused in (messages, [{"role": "x" * 257, "content": ""}]):
+        with pytest.raises(RequestError, match="at most 32 roles of 256 characters"):
+            build_prompt(ChatTemplate(SHOWS_ANY), None, refused)
+    assert build_prompt(ChatTemplate(SHOWS_ANY), None, messages[:32]).text.count("x") == 32
 
 
 def test_a_reply_goes_back_as_the_client_holds_it(published: dict[str, ChatTemplate]) -> None:

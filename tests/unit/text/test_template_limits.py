@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from legato.errors import LegatoError, RequestError
+from legato.errors import RequestError
 from legato.text import budget
 from legato.text.template import ChatTemplate
 
@@ -85,9 +85,26 @@ def test_what_builds_much_from_little_is_stopped(source: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["batch", "slice", "wordwrap", "urlize", "striptags", "pprint"])
-def test_filters_for_web_pages_are_absent(name: str) -> None:
-    with pytest.raises(LegatoError, match="No filter"):
-        ChatTemplate(f"{{{{ 'a' | {name} }}}}")
+def test_filters_for_web_pages_are_refused_where_they_are_reached(name: str) -> None:
+    with pytest.raises(RequestError, match=f"the filter {name}, which is not there"):
+        ChatTemplate(f"{{{{ 'a' | {name} }}}}").render(CHAT, add_generation_prompt=True)
+    unused = ChatTemplate(f"{{% if false %}}{{{{ 'a' | {name} }}}}{{% endif %}}a")
+    assert unused.render(CHAT, add_generation_prompt=True) == "a"
+
+
+def test_to_ask_whether_there_are_tools_costs_nothing() -> None:
+    """However many there are, and however often it is asked."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": [*range(1000)]}}] * 100
+    asked = ("tools != none", "tools == []", "none == tools", "tools is ne(none)", "tools == 1")
+    source = "".join(f"{{% if {one} %}}{{% endif %}}" for one in asked)
+    template = ChatTemplate(f"{{% for m in range(1000) %}}{source}{{% endfor %}}a")
+    assert template.render(CHAT, tools=tools, add_generation_prompt=True) == "a"
+
+
+def test_what_is_common_has_room() -> None:
+    source = "{{ [[1], [2]] | sum(start=[]) }}{{ 'a'.encode('UTF8') }}"
+    template = ChatTemplate(source)
+    assert template.render(CHAT, add_generation_prompt=True) == "[1, 2]b'a'"
 
 
 def test_nothing_is_computed_while_a_template_is_compiled() -> None:
