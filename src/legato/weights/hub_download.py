@@ -35,6 +35,8 @@ _SIDE_FILES: Final = re.compile(
 _WEIGHTS: Final = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json")
 ATTEMPTS: Final = 5  # in a row without a single new byte
 PAUSE_SECONDS: Final = 0.5
+CONNECT_SECONDS: Final = 10.0
+READ_SECONDS: Final = 30.0  # without a byte; the session's own timeout is none at all
 
 
 class _BrokenOff(Exception):
@@ -65,6 +67,8 @@ def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             _fetch_all(model, commit, files, folder, progress)
+    except HfHubHTTPError as error:  # an OSError too, but not the disk's
+        raise _refusal(model, error) from error
     except OSError as error:
         reason = error.strerror or _line(error)
         raise ModelError(f"{model.name}: cannot be stored in {folder}: {reason}") from error
@@ -77,15 +81,13 @@ def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
 def _listing(model: HubModel) -> tuple[str, list[RemoteFile]]:
     """The commit and the files to fetch."""
     try:
-        info = HfApi().model_info(model.repo, files_metadata=True)
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{model.repo}: access is restricted: accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{model.repo}: the hub has no such model (or it is private: set HF_TOKEN)"
-        ) from error
+        info = HfApi().model_info(
+            model.repo,
+            files_metadata=True,
+            timeout=_timeout(),  # type: ignore[arg-type]  # handed on to the session as it is
+        )
+    except RepositoryNotFoundError as error:  # GatedRepoError is one as well
+        raise _refusal(model, error) from error
     found: list[RemoteFile] = []
     for sibling in info.siblings or []:
         if "/" not in sibling.rfilename and sibling.size is not None:
@@ -94,6 +96,25 @@ def _listing(model: HubModel) -> tuple[str, list[RemoteFile]]:
     if info.sha is None:
         raise ModelError(f"{model.repo}: the hub did not name a commit")
     return info.sha, _choose(model, found)
+
+
+def _refusal(model: HubModel, error: HfHubHTTPError) -> ModelError:
+    """What the hub's final answer means for ``model``."""
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        reason = "access is restricted: accept its terms on the hub and set HF_TOKEN"
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = "the hub has no such model (or it is private: set HF_TOKEN)"
+    elif status in (401, 403):
+        reason = f"the hub refuses access ({status}): check what HF_TOKEN permits"
+    else:
+        reason = f"the hub refuses the download ({status}): {_line(error)}"
+    return ModelError(f"{model.repo}: {reason}")
+
+
+def _timeout() -> tuple[float, float, float, float]:
+    """To connect, to read, to write and to get a connection: a stalled hub is a broken one."""
+    return CONNECT_SECONDS, READ_SECONDS, READ_SECONDS, CONNECT_SECONDS
 
 
 def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
@@ -182,7 +203,8 @@ def _fetch(
 def _worth_repeating(error: Exception) -> bool:
     """Broken connections, by whatever name the transport gives them; not a full disk, not a 404."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500
+        status = error.response.status_code
+        return status >= 500 or status == 429  # too many requests, for now
     return not isinstance(error, (OSError, ModelError))
 
 
@@ -194,7 +216,9 @@ def _append(
     if have:
         headers["Range"] = f"bytes={have}-"
     url = hf_hub_url(repo, file.name, revision=commit)
-    stream = get_session().stream("GET", url, headers=headers, follow_redirects=True)
+    stream = get_session().stream(
+        "GET", url, headers=headers, follow_redirects=True, timeout=_timeout()
+    )
     with stream as response, open(part, "ab") as out:
         hf_raise_for_status(response)
         if have and response.status_code != 206:  # the server sends it from the start

@@ -21,7 +21,10 @@ class StubHub:
         self.commit = COMMIT
         self.cut_after: int | None = None  # close connections after so many bytes of a large file
         self.stall_after: int | None = None  # or stop sending, without closing
+        self.stall_listing = False
         self.status: int | None = None  # answer everything with this
+        self.file_statuses: list[int] = []  # answer the next requests for files with these
+        self.error_code = ""  # goes with them
         self.requests: list[tuple[str, str, str | None]] = []
         self.stalled = threading.Event()
         self.url = ""
@@ -53,10 +56,15 @@ class Handler(BaseHTTPRequestHandler):
         if hub.status is not None:
             return self.answer(hub.status, b"{}")
         if self.path.startswith("/api/models/org/tiny"):
+            if hub.stall_listing:
+                return self.stall()
             return self.answer(200, json.dumps(hub.info()).encode())
         prefix = f"/org/tiny/resolve/{hub.commit}/"
         name = self.path.removeprefix(prefix)
         if self.path.startswith(prefix) and name in hub.files:
+            if hub.file_statuses:
+                code = {"X-Error-Code": hub.error_code} if hub.error_code else {}
+                return self.answer(hub.file_statuses.pop(0), b"{}", code)
             return self.send_file(hub.files[name])
         self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
@@ -83,10 +91,15 @@ class Handler(BaseHTTPRequestHandler):
         elif len(data) > 10_000 and hub.stall_after is not None:
             self.wfile.write(left[: hub.stall_after])
             self.wfile.flush()
-            hub.stalled.set()
-            threading.Event().wait(20)
+            self.stall()
         else:
             self.wfile.write(left)
+
+    def stall(self) -> None:
+        """Long enough to be noticed; then the connection ends, so that no test hangs for ever."""
+        self.hub.stalled.set()
+        threading.Event().wait(20)
+        self.close_connection = True
 
 
 @contextmanager

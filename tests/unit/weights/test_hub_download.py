@@ -70,6 +70,66 @@ def test_connections_that_break_are_continued(stub: StubHub) -> None:
     assert continued == [f"bytes={n}-" for n in range(700_000, 3_000_000, 700_000)]
 
 
+def test_connections_that_stall_are_continued(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_download, "READ_SECONDS", 0.5)
+    stub.stall_after = 1_000_000
+    start = time.monotonic()
+    files = hub.pull("org/tiny", progress=False)
+    assert time.monotonic() - start < 15  # the stub's own patience is 20 s
+    assert (files.path / "model.safetensors").read_bytes() == BIG
+    assert [r for r in stub.ranges() if r] == ["bytes=1000000-", "bytes=2000000-"]
+
+
+def test_a_listing_that_stalls_is_no_network(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = hub.pull("org/tiny", progress=False)
+    monkeypatch.setattr(hub_download, "READ_SECONDS", 0.5)
+    stub.stall_listing = True
+    start = time.monotonic()
+    assert hub.pull("org/tiny", progress=False) == files
+    assert time.monotonic() - start < 15
+    (files.path / "config.json").unlink()
+    with pytest.raises(ModelError, match="org/tiny: the hub cannot be reached: .*timed out"):
+        hub.pull("org/tiny", progress=False)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_asked_again(stub: StubHub, status: int) -> None:
+    stub.file_statuses = [status] * (hub_download.ATTEMPTS - 1)
+    files = hub.pull("org/tiny", progress=False)
+    assert names(files.path) == WANTED
+    assert len(stub.ranges()) == len(WANTED) + hub_download.ATTEMPTS - 1
+
+
+def test_a_hub_that_stays_busy_is_one_clear_line(stub: StubHub) -> None:
+    stub.file_statuses = [429] * hub_download.ATTEMPTS
+    with pytest.raises(ModelError, match=r"the download broke off at 0 of 3000000 bytes \(.*429"):
+        hub.pull("org/tiny", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "", r"the hub refuses access \(403\): check what HF_TOKEN permits"),
+        (403, "GatedRepo", "access is restricted: accept its terms on the hub and set HF_TOKEN"),
+        (401, "GatedRepo", "access is restricted: accept its terms on the hub and set HF_TOKEN"),
+        (401, "", r"the hub refuses access \(401\): check what HF_TOKEN permits"),
+        (404, "RepoNotFound", "the hub has no such model"),
+        (404, "EntryNotFound", r"the hub refuses the download \(404\): "),
+    ],
+)
+def test_refused_files_are_not_the_disks_fault(
+    stub: StubHub, status: int, code: str, message: str
+) -> None:
+    stub.file_statuses, stub.error_code = [status], code
+    with pytest.raises(ModelError, match=f"^org/tiny: {message}"):
+        hub.pull("org/tiny", progress=False)
+    assert len(stub.ranges()) == 1  # asking again would not change the answer
+
+
 def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path) -> None:
     stub.stall_after = 2_000_000
     code = "from legato.weights import hub; hub.pull('org/tiny', progress=False)"
