@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from contextvars import copy_context
 
 import pytest
 
@@ -137,9 +138,12 @@ def test_rates_refill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_body_names_the_user_unless_a_key_does() -> None:
     def noted(account: str, body: dict[str, object]) -> Asker:
-        ASKER.set(Asker(account))
-        note_body(body)
-        return ASKER.get()
+        def note() -> Asker:
+            ASKER.set(Asker(account))
+            note_body(body)
+            return ASKER.get()
+
+        return copy_context().run(note)  # as in the request's own task
 
     assert noted("address x", {"user": "me"}).name == "user me"
     assert noted("address x", {"metadata": {"user_id": "me"}}).name == "user me"
