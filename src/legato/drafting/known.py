@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the server's process, which counts predictions, does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 NONE = -1
 """Between texts: no token."""
