@@ -14,6 +14,7 @@ import httpx
 import pytest
 from fake_service import FakeServer
 
+from legato.answer import Answer
 from legato.server.app import build_app
 from legato.server.service import Service
 from legato.text.template import load_chat_template
@@ -79,7 +80,9 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def test_many_prompts_let_others_have_their_turn(service: Service) -> None:
+def test_many_prompts_let_others_have_their_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And are not prepared at all where there would never be room for them."""
 
     async def ask(**more: Any) -> tuple[httpx.Response, int]:
@@ -93,16 +96,22 @@ def test_many_prompts_let_others_have_their_turn(service: Service) -> None:
                     await asyncio.sleep(0)
                     turns += 1
 
-            answered, answer = [0], service.answer
-            service.answer = lambda *a, **k: (answered.append(turns), answer(*a, **k))[1]  # type: ignore
+            answered: list[int] = []
+            answer = service.answer
+
+            def noted(*args: Any, **named: Any) -> Answer:
+                answered.append(turns)
+                return answer(*args, **named)
+
+            monkeypatch.setattr(service, "answer", noted)
             task = asyncio.create_task(others())
             try:
                 body = {"prompt": ["Once upon a time"] * 320, "max_tokens": 1, **more}
                 response = await client.post("/v1/completions", json=body)
             finally:
                 task.cancel()
-                del service.answer
-            return response, len(set(answered[1:]))
+                monkeypatch.undo()
+            return response, len(set(answered))
 
     response, moments = asyncio.run(ask())
     assert response.status_code == 200 and moments >= 20

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from llguidance import LLParserLimits
+from test_engine import run
 
 from legato.batch import I32, Batch
 from legato.config import EngineConfig
@@ -104,14 +105,6 @@ def ask(grammar: str, id: str = "a", thinking: Thinking | None = None, **params:
         grammar=grammar,
         grammar_field="response_format",
     )
-
-
-def run(engine: Engine) -> list[Output]:
-    outputs = []
-    while engine.has_work:
-        outputs += engine.step()
-        engine.check_integrity()
-    return outputs
 
 
 def answer(wish: Wish, request: Request) -> tuple[bytes, str | None, FinishReason | None]:
