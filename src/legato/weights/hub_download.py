@@ -3,6 +3,8 @@
 ``huggingface_hub`` finds the repository, its files and the credentials. Its own download starts a file
 anew in each process, so the bytes are fetched here: into ``<file>.part``, from where it ends, checked
 against the size (and SHA-256, where the hub knows it), then renamed.
+
+A commit is fetched beside the model that is there, and takes its place when it is complete.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _SIDE_FILES: Final = re.compile(
 _WEIGHTS: Final = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json")
 ATTEMPTS: Final = 5  # in a row without a single new byte
 PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 60.0  # that a hub can ask for, by Retry-After
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 30.0  # without a byte; the session's own timeout is none at all
 
@@ -64,7 +67,7 @@ def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
         raise ModelError(f"{model.name}: the hub cannot be reached: {_line(error)}") from error
     folder = model.folder(root)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             _fetch_all(model, commit, files, folder, progress)
     except HfHubHTTPError as error:  # an OSError too, but not the disk's
@@ -142,37 +145,56 @@ def _fetch_all(
 ) -> None:
     sizes = {file.name: file.nbytes for file in files}
     record = hub_store.read_record(folder)
-    if record is None or record.commit != commit:
-        (folder / hub_store.RECORD).unlink(missing_ok=True)
-        _start_commit(folder, commit)
-    missing = [f for f in files if _length(folder / f.name) != f.nbytes]
-    _need_space(folder, sum(f.nbytes - _length(_part(folder, f)) for f in missing))
+    is_there = record is not None and record.commit == commit
+    into = folder if is_there else _beside(folder, "next")
+    if not is_there:
+        _start_commit(into, commit)
+    missing = [f for f in files if _length(into / f.name) != f.nbytes]
+    _need_space(into, sum(f.nbytes - _length(_part(into, f)) for f in missing))
     total = sum(sizes.values())
     done = total - sum(f.nbytes for f in missing)
     with reporting(f"Downloading {model.name}", total, progress) as report:
         for file in missing:
-            _fetch(model.repo, commit, file, folder, offset_by(done, report))
+            _fetch(model.repo, commit, file, into, offset_by(done, report))
             done += file.nbytes
         report(total)
-    hub_store.write_record(folder, Record(commit, sizes))
+    hub_store.write_record(into, Record(commit, sizes))
+    if not is_there:
+        _replace(folder, into)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two processes must not append to the same file: the second waits, and finds it complete."""
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+    with open(_beside(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """A name that no model has."""
+    return folder.with_name(f".{folder.name}.{what}")
 
 
 def _start_commit(folder: Path, commit: str) -> None:
     """Partial files of another commit must not be continued with this one's bytes."""
     marker = folder / ".commit"
     if not marker.exists() or marker.read_text(encoding="ascii") != commit:
-        for path in folder.iterdir():
-            if path.is_file():
-                path.unlink()
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
         marker.write_text(commit, encoding="ascii")
+
+
+def _replace(folder: Path, complete: Path) -> None:
+    """``complete`` takes the place of ``folder``, if there is one."""
+    former = _beside(folder, "former")
+    if former.exists():  # of a process that was killed here
+        shutil.rmtree(former)
+    if folder.exists():
+        folder.rename(former)
+    complete.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _fetch(
@@ -193,7 +215,7 @@ def _fetch(
                     f"{repo}: {file.name}: the download broke off at {_length(part)} of "
                     f"{file.nbytes} bytes ({_line(error)}); run it again to continue"
                 ) from error
-            time.sleep(PAUSE_SECONDS * failures)
+            time.sleep(max(PAUSE_SECONDS * failures, _asked_pause(error)))
     if _length(part) != file.nbytes or not _intact(part, file.sha256):
         part.unlink()
         raise ModelError(f"{repo}: {file.name}: the download is corrupt; run it again")
@@ -206,6 +228,14 @@ def _worth_repeating(error: Exception) -> bool:
         status = error.response.status_code
         return status >= 500 or status == 429  # too many requests, for now
     return not isinstance(error, (OSError, ModelError))
+
+
+def _asked_pause(error: Exception) -> float:
+    """Seconds to wait that a busy hub asks for, within reason."""
+    if not isinstance(error, HfHubHTTPError):
+        return 0.0
+    asked = error.response.headers.get("Retry-After", "")
+    return min(float(asked), LONGEST_PAUSE_SECONDS) if asked.isdecimal() else 0.0
 
 
 def _append(

@@ -3,6 +3,7 @@
 <root>/<org>/<name>/                the files of the repository's top level, as published
 <root>/<org>/<name>/.legato.json    the commit and the size of each file, written last
 <root>/<org>/<name>:<choice>/       one of several GGUF files
+<root>/<org>/.<name>.next/          what is being fetched, until it is complete
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class StubHub:
         self.status: int | None = None  # answer everything with this
         self.file_statuses: list[int] = []  # answer the next requests for files with these
         self.error_code = ""  # goes with them
+        self.retry_after = ""  # too
         self.requests: list[tuple[str, str, str | None]] = []
         self.stalled = threading.Event()
         self.url = ""
@@ -63,8 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix(prefix)
         if self.path.startswith(prefix) and name in hub.files:
             if hub.file_statuses:
-                code = {"X-Error-Code": hub.error_code} if hub.error_code else {}
-                return self.answer(hub.file_statuses.pop(0), b"{}", code)
+                told = {"X-Error-Code": hub.error_code, "Retry-After": hub.retry_after}
+                headers = {name: value for name, value in told.items() if value}
+                return self.answer(hub.file_statuses.pop(0), b"{}", headers)
             return self.send_file(hub.files[name])
         self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

@@ -104,6 +104,17 @@ def test_a_busy_hub_is_asked_again(stub: StubHub, status: int) -> None:
     assert len(stub.ranges()) == len(WANTED) + hub_download.ATTEMPTS - 1
 
 
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7.0), ("86400", 60.0), ("soon", 0.0)])
+def test_a_busy_hub_says_when_to_come_back(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch, asked: str, pause: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(hub_download.time, "sleep", pauses.append)
+    stub.file_statuses, stub.retry_after = [429], asked
+    hub.pull("org/tiny", progress=False)
+    assert pauses == [pause]
+
+
 def test_a_hub_that_stays_busy_is_one_clear_line(stub: StubHub) -> None:
     stub.file_statuses = [429] * hub_download.ATTEMPTS
     with pytest.raises(ModelError, match=r"the download broke off at 0 of 3000000 bytes \(.*429"):
@@ -136,7 +147,7 @@ def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path
     child = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
     try:
         assert stub.stalled.wait(20)
-        part = tmp_path / "hub/org/tiny/model.safetensors.part"
+        part = tmp_path / "hub/org/.tiny.next/model.safetensors.part"
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 10**6):
             time.sleep(0.02)
@@ -183,6 +194,26 @@ def test_a_new_commit_replaces_the_old(stub: StubHub) -> None:
     stub.files["model.safetensors"] = BIG[::-1]
     files = hub.pull("org/tiny", progress=False)
     assert (files.path / "model.safetensors").read_bytes() == BIG[::-1]
+    assert [path.name for path in files.path.parent.iterdir() if path.is_dir()] == ["tiny"]
+
+
+def test_the_old_model_stays_until_the_new_one_is_there(stub: StubHub) -> None:
+    before = hub.pull("org/tiny", progress=False)
+    stub.commit = COMMIT[::-1]
+    stub.files["model.safetensors"] = BIG[::-1]
+    stub.cut_after = 0
+    with pytest.raises(ModelError, match="the download broke off"):
+        hub.pull("org/tiny", progress=False)
+    assert hub.resolve("org/tiny") == before
+    assert (before.path / "model.safetensors").read_bytes() == BIG
+    assert names(before.path) == WANTED
+
+
+def test_a_process_that_was_killed_while_replacing_does_no_harm(stub: StubHub) -> None:
+    before = hub.pull("org/tiny", progress=False).path
+    before.rename(before.with_name(".tiny.former"))
+    assert (hub.pull("org/tiny", progress=False).path / "model.safetensors").read_bytes() == BIG
+    assert not before.with_name(".tiny.former").exists()
 
 
 def test_without_a_network_the_disk_serves(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
