@@ -20,6 +20,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_block: int = 0
     kv_cache_tokens: int = 0  # that all blocks have room for
     default_sampling: dict[str, Any] = {}  # from generation_config.json
+    weights: str = ""  # tells them from others under the same name
 
     def known(self, ids: set[int]) -> set[int]:
         """Those that the model has. Its files may name others, and each of them not all ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +97,7 @@ def load(config: EngineConfig) -> LoadedModel:
 
 def origin_of(config: EngineConfig, model: Opened) -> Origin:
     place = (str(model.files.path.absolute()), config.resolved_kv_cache_dtype, model.quantization)
-    sources = sorted({tensor.source for tensor in model.checkpoint.tensors.values()})
-    return Origin(model.spec, sources, place)
+    return Origin(model.spec, model.checkpoint.weight_files, place)
 
 
 def open_model(name: str, quantization: str) -> Opened:
@@ -158,7 +158,16 @@ def describe(model: Opened, program: native.Program, plan: KVPlan) -> ModelInfo:
         weight_bytes=program.weight_bytes(),
         eos_token_ids=model.checkpoint.eos_token_ids,
         default_sampling=model.checkpoint.default_sampling,
+        weights=fingerprint(model),
     )
+
+
+def fingerprint(model: Opened) -> str:
+    """Of what it computes."""
+    weights = checkpoints.fingerprint(model.checkpoint)
+    return blake2b(
+        repr((model.spec, model.quantization, weights)).encode(), digest_size=16
+    ).hexdigest()
 
 
 def need_memory(model: Opened) -> None:

@@ -19,6 +19,7 @@ from legato.errors import (
     EngineDeadError,
     EngineError,
     LegatoError,
+    ModelError,
     RepeatedDeathError,
 )
 from legato.messages import (
@@ -243,6 +244,7 @@ class EngineClient:
                 ready = await self._loaded
                 if self._child.has_ended.is_set():
                     raise EngineDeadError(self._child.obituary)
+                self._need_same_weights(ready.info)
             except EngineDeadError as error:
                 last = error
             except OSError as error:
@@ -255,6 +257,14 @@ class EngineClient:
                 self._begin(self._child, ready)
                 return
         raise EngineDeadError(f"{last}, {len(ATTEMPT_DELAYS)} times while loading") from last
+
+    def _need_same_weights(self, info: ModelInfo) -> None:
+        """Answers were begun with those of the first engine, and are spelled with its tokenizer."""
+        if self._info is not None and info.weights != self._info.weights:
+            raise ModelError(
+                f"{info.name}: its files have changed since the server started, which has to be "
+                "started anew for them"
+            )
 
     def _begin(self, child: Child, ready: Ready) -> None:
         """The engine is there."""

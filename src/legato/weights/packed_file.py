@@ -127,9 +127,8 @@ def packed_file(
     keeper = Keeper(setting, source, suffix)
     key: dict[str, Any] = {}
     if keeper.paths:
-        sources = sorted({tensor.source for tensor in checkpoint.tensors.values()})
         key = {
-            "sources": [identity(path) for path in sources],
+            "sources": [identity(path) for path in checkpoint.weight_files],
             "quantization": quantization,
             "layout": layout(isa),
         }

@@ -91,6 +91,10 @@ class Checkpoint:
     eos_token_ids: list[int]
     default_sampling: dict[str, Any]  # generation_config.json
 
+    @property
+    def weight_files(self) -> list[Path]:
+        return sorted({tensor.source for tensor in self.tensors.values()})
+
     def tensor(self, name: str) -> Tensor:
         tensor = self.tensors.get(name)
         if tensor is None:

@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from legato.batch import BLOCK_SIZE, Batch
@@ -351,6 +352,13 @@ def load(config: EngineConfig) -> FakeModel:
     else:
         program = FakeProgram()
     return FakeModel(program, model_info())
+
+
+def load_other_weights(config: EngineConfig) -> FakeModel:
+    """A loader that finds the files changed."""
+    model = load(config)
+    model.info = replace(model.info, weights="others")
+    return model
 
 
 class SlowProgram(FakeProgram):

@@ -237,8 +237,15 @@ def test_a_choice_that_was_being_cancelled_ends_with_its_engine() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("loader", "why"),
+    [
+        ("nothing", "no other engine could be started"),
+        ("load_other_weights", "fake: its files have changed since the server started"),
+    ],
+)
 def test_without_another_engine_requests_end_and_later_ones_are_served(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, loader: str, why: str
 ) -> None:
     monkeypatch.setattr("legato.server.bridge.ATTEMPT_DELAYS", (0.0, 0.1))
     monkeypatch.setattr("legato.server.bridge.SECONDS_DEAD", 0.3)
@@ -246,11 +253,11 @@ def test_without_another_engine_requests_end_and_later_ones_are_served(
     async def scenario() -> None:
         async with running("slow") as client:
             good = client._loader
-            client._loader = "fake_program:nothing"
+            client._loader = f"fake_program:{loader}"
             asking = asyncio.create_task(collect(client, ask("a", [1], max_tokens=900)))
             await until(lambda: client.stats.running == 1)
             kill(client)
-            with pytest.raises(EngineDeadError, match="no other engine could be started"):
+            with pytest.raises(EngineDeadError, match=why):
                 await asking
             assert client.state is EngineState.DEAD
             with pytest.raises(EngineDeadError, match="dead"):

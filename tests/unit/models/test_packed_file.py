@@ -80,6 +80,21 @@ def test_the_second_start_packs_nothing_and_has_the_same_bits(
     assert [path.name for path in model.parent.iterdir() if "part" in path.name] == []
 
 
+def test_weights_are_told_from_others_but_not_from_a_copy(tmp_path: Path) -> None:
+    one = write_folder(tmp_path / "model")
+    before = loaded(one).info.weights
+    weights = one / "model.safetensors"
+    copy = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(copy)
+    os.utime(weights, (1, 1))
+    assert loaded(one).info.weights == before
+    assert loaded(one, quantization="int8").info.weights != before
+    middle = len(copy) // 2
+    weights.write_bytes(copy[:middle] + bytes(512) + copy[middle + 512 :])
+    assert loaded(one).info.weights != before
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_folders_and_quantised_weights(tmp_path: Path, packing: Packing, quantization: str) -> None:
     folder = write_folder(tmp_path / "model")
