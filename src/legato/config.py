@@ -54,23 +54,44 @@ KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32", "int8")
 LOG_FORMATS = ("text", "json")
 GIB = 1024**3
 LEAST_LOGIT_ROWS = 17
-MAX_STALL = 86_400
+DAY = 86_400.0  # seconds
+MOST_TOKENS = 2**31 - 1
+MOST_BYTES = 2**50
+MOST_COUNT = 10**9
 TRACES_PATH = "/v1/traces"
 
 
-def flag(default: Any, help: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
-    """A field that is also a command-line flag, with its help text."""
-    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+def flag(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    within: tuple[int, int] | tuple[float, float] | None = None,
+    unit: str = "",
+) -> Any:
+    """A field that is also a command-line flag, with its help text. ``within``: least and most; whole
+    numbers, if these are."""
+    metadata = {"help": help, "choices": choices, "within": within, "unit": unit}
+    return field(default=default, metadata=metadata)
 
 
-def _check_choices(settings: EngineConfig | ServerConfig) -> None:
+def _check(settings: EngineConfig | ServerConfig) -> None:
+    """Each value against what its field allows. Raises ConfigError."""
     for spec in fields(settings):
-        choices = spec.metadata.get("choices")
         value = getattr(settings, spec.name)
+        choices, within = spec.metadata.get("choices"), spec.metadata.get("within")
         if choices and value not in choices:
-            raise ConfigError(
-                f"{spec.name} must be one of {', '.join(choices)}, got {value!r}", spec.name
-            )
+            allowed = f"one of {', '.join(choices)}"
+        elif within and value is not None and not _is_within(value, *within):
+            allowed = f"{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
+        else:
+            continue
+        raise ConfigError(f"{spec.name} must be {allowed}, got {value!r}", spec.name)
+
+
+def _is_within(value: object, least: float, most: float) -> bool:
+    kinds = int if isinstance(least, int) else (int, float)
+    return isinstance(value, kinds) and least <= value <= most
 
 
 def available_memory() -> int:
@@ -117,10 +138,13 @@ class EngineConfig:
 
     model: str = flag("smollm2", "short name, hub id, GGUF file or Hugging Face folder")
     max_model_len: int | None = flag(
-        None, "context length; default: the model's own", unit="tokens"
+        None,
+        "context length; default: the model's own",
+        unit="tokens",
+        within=(1, MOST_TOKENS),
     )
-    max_num_seqs: int = flag(256, "most sequences running at once")
-    max_num_batched_tokens: int = flag(512, "token budget of one step")
+    max_num_seqs: int = flag(256, "most sequences running at once", within=(1, 65_536))
+    max_num_batched_tokens: int = flag(512, "token budget of one step", within=(1, 2**20))
     step_time_target_ms: float | None = flag(
         None,
         "longest step while answers are written and prompts enter (the more enter for each that "
@@ -128,6 +152,7 @@ class EngineConfig:
         "--max-num-batched-tokens enter in chunks with which a step takes 2.5 times as long as "
         "without, shorter ones at once",
         unit="ms",
+        within=(0.0, 1000.0 * DAY),
     )
     speculative_config: str = flag(
         "{}",
@@ -143,9 +168,14 @@ class EngineConfig:
         "none", "quantise the draft model's 16/32-bit weights on loading", choices=QUANTIZATIONS
     )
     kv_cache_memory: int | None = flag(
-        None, "size of the KV cache; default: a share of free memory", unit="bytes"
+        None,
+        "size of the KV cache; default: a share of free memory",
+        unit="bytes",
+        within=(1, MOST_BYTES),
     )
-    kv_cache_memory_share: float = flag(0.3, "share of free memory for the KV cache")
+    kv_cache_memory_share: float = flag(
+        0.3, "share of free memory for the KV cache", within=(0.0001, 0.95)
+    )
     kv_cache_dtype: str = flag(
         "auto", "storage of keys and values; auto: bfloat16", choices=KV_CACHE_DTYPES
     )
@@ -157,28 +187,19 @@ class EngineConfig:
         "directory), off, or a folder",
         unit="auto|off|DIR",
     )
-    threads: int | None = flag(None, "compute threads; default: the processors available")
+    threads: int | None = flag(
+        None, "compute threads; default: the processors available", within=(1, 1024)
+    )
     isa: str | None = flag(None, "force an instruction set (default: LEGATO_ISA, or the best)")
-    seed: int = flag(0, "seed for requests that give none; -1 draws one from the system")
+    seed: int = flag(
+        0, "seed for requests that give none; -1 draws one from the system", within=(-1, 2**63 - 1)
+    )
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}", name)
-        if self.kv_cache_memory is not None and self.kv_cache_memory < 1:
-            raise ConfigError("kv_cache_memory must be positive", "kv_cache_memory")
-        if not 0.0 < self.kv_cache_memory_share <= 0.95:
-            raise ConfigError("kv_cache_memory_share must be in (0, 0.95]", "kv_cache_memory_share")
-        if self.step_time_target_ms is not None and not self.step_time_target_ms >= 0:
-            raise ConfigError(
-                f"step_time_target_ms must be 0 or more, got {self.step_time_target_ms}",
-                "step_time_target_ms",
-            )
+        _check(self)
         Speculation.parse(self.speculative_config)
         if self.draft_quantization != "none" and self.draft_model is None:
             raise ConfigError("draft_quantization needs a draft_model", "draft_quantization")
-        _check_choices(self)
 
     @property
     def step_time_target(self) -> float | None:
@@ -227,7 +248,7 @@ class ServerConfig:
     """Everything the HTTP server needs besides the engine."""
 
     host: str = flag("127.0.0.1", "address to listen on")
-    port: int = flag(8000, "port to listen on")
+    port: int = flag(8000, "port to listen on", within=(0, 65_535))
     api_key: str | None = flag(
         None,
         "key that clients must send as a bearer token; several with commas between them; "
@@ -249,14 +270,20 @@ class ServerConfig:
         choices=REASONING_PARSERS,
     )
     receive_timeout: float = flag(
-        60.0, "a request must have come as a whole within this time", unit="seconds"
+        60.0,
+        "a request must have come as a whole within this time",
+        unit="seconds",
+        within=(0.001, DAY),
     )
     cors_origins: str = flag("", "allowed origins, comma-separated; * for any")
-    max_body_bytes: int = flag(16 * 1024 * 1024, "largest request body", unit="bytes")
+    max_body_bytes: int = flag(
+        16 * 1024 * 1024, "largest request body", unit="bytes", within=(1, MOST_BYTES)
+    )
     max_bodies_bytes: int = flag(
         32 * 1024 * 1024,
         "of request bodies above 64 KB that are here at once; more wait to be read",
         unit="bytes",
+        within=(1, MOST_BYTES),
     )
     anthropic_strict: bool = flag(
         False,
@@ -266,30 +293,46 @@ class ServerConfig:
         None,
         "an engine that takes longer for a step is replaced; default: 30, and 10 for each GB of weights",
         unit="seconds",
+        within=(0.001, DAY),
     )
     resume_window: float = flag(
         0.0,
         "streams are kept for a client that lost its connection; 0: they are cancelled at once",
         unit="seconds",
+        within=(0.0, 600.0),
     )
-    max_kept_streams: int = flag(1000, "streams that are kept for clients that may come back")
+    max_kept_streams: int = flag(
+        1000, "streams that are kept for clients that may come back", within=(1, MOST_COUNT)
+    )
     stall_timeout: float = flag(
         300.0,
         "a client that takes in nothing of its answer for so long is disconnected; 0: never",
         unit="seconds",
+        within=(0.0, DAY),
     )
-    max_queue: int = flag(2048, "answers that may wait beside those that run; more get a 429")
-    max_requests_per_client: int = flag(0, "answers that a client may have open; 0: no limit")
-    requests_per_minute: int = flag(0, "requests of a client in a minute; 0: no limit")
+    max_queue: int = flag(
+        2048, "answers that may wait beside those that run; more get a 429", within=(0, MOST_COUNT)
+    )
+    max_requests_per_client: int = flag(
+        0, "answers that a client may have open; 0: no limit", within=(0, MOST_COUNT)
+    )
+    requests_per_minute: int = flag(
+        0, "requests of a client in a minute; 0: no limit", within=(0, MOST_COUNT)
+    )
     drain_timeout: float = flag(
-        30.0, "open requests may finish for so long after SIGTERM", unit="seconds"
+        30.0,
+        "open requests may finish for so long after SIGTERM",
+        unit="seconds",
+        within=(0.0, DAY),
     )
     cache_dir: str | None = flag(
         None,
         "the prefix cache outlives the server in this folder; default: it does not",
         unit="DIR",
     )
-    cache_dir_size: int = flag(10**9, "most that is kept in --cache-dir", unit="bytes")
+    cache_dir_size: int = flag(
+        10**9, "most that is kept in --cache-dir", unit="bytes", within=(1, MOST_BYTES)
+    )
     log_level: str = flag("info", "logging", choices=("debug", "info", "warning", "error"))
     log_format: str = flag(
         "text", "of the log on standard error: lines, or a JSON object a line", choices=LOG_FORMATS
@@ -302,47 +345,16 @@ class ServerConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port must be 0..65535, got {self.port}", "port")
+        _check(self)
         given = self.api_key if self.api_key is not None else _key_of_environment()
         if given is not None and not _keys(given):  # an unset variable must not open the server
             raise ConfigError("api_key has no key in it", "api_key")
-        for name in ("max_kept_streams", "max_body_bytes", "max_bodies_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1", name)
-        if not 0 <= self.stall_timeout <= MAX_STALL:
-            raise ConfigError(
-                f"stall_timeout must be 0 to {MAX_STALL} seconds, got {self.stall_timeout}",
-                "stall_timeout",
-            )
-        if self.cache_dir_size < 1:
-            raise ConfigError("cache_dir_size must be positive", "cache_dir_size")
-        for name in ("max_queue", "max_requests_per_client", "requests_per_minute"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}", name)
-        if not self.drain_timeout >= 0:
-            raise ConfigError(
-                f"drain_timeout must be 0 or more, got {self.drain_timeout}", "drain_timeout"
-            )
-        if not self.receive_timeout > 0:
-            raise ConfigError(
-                f"receive_timeout must be positive, got {self.receive_timeout}", "receive_timeout"
-            )
         endpoint = self.otlp_traces_endpoint
         if endpoint and not endpoint.startswith(("http://", "https://")):
             raise ConfigError(
                 f"otlp_traces_endpoint must be an http or https URL, got {endpoint!r}",
                 "otlp_traces_endpoint",
             )
-        if not 0 <= self.resume_window <= 600:
-            raise ConfigError(
-                f"resume_window must be 0 to 600 seconds, got {self.resume_window}", "resume_window"
-            )
-        if self.step_timeout is not None and not self.step_timeout > 0:
-            raise ConfigError(
-                f"step_timeout must be positive, got {self.step_timeout}", "step_timeout"
-            )
-        _check_choices(self)
 
     @property
     def resolved_otlp_traces_endpoint(self) -> str | None:

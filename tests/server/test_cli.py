@@ -35,7 +35,7 @@ def test_version_and_help() -> None:
     ("words", "complaint"),
     [
         (("serve", "no-such-model", "--port", "0"), "no-such-model"),
-        (("serve", "--max-num-seqs", "0"), "max_num_seqs must be at least 1"),
+        (("serve", "--max-num-seqs", "0"), "max_num_seqs must be 1 to 65536, got 0"),
         (("complete", "hi", "--temperature", "-1"), "temperature must be at least 0"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -57,8 +58,37 @@ def test_model_is_a_word_or_a_flag() -> None:
 
 def test_invalid_values_are_config_errors() -> None:
     arguments = build_parser().parse_args(["serve", "--max-num-seqs", "0"])
-    with pytest.raises(ConfigError, match="max_num_seqs must be at least 1"):
+    with pytest.raises(ConfigError, match="max_num_seqs must be 1 to 65536, got 0"):
         from_flags(EngineConfig, arguments)
+
+
+BOUNDED = [
+    (settings, spec)
+    for settings in (EngineConfig, ServerConfig)
+    for spec in fields(settings)
+    if spec.metadata.get("within")
+]
+
+
+@pytest.mark.parametrize(("settings", "spec"), BOUNDED, ids=[spec.name for _, spec in BOUNDED])
+def test_numbers_have_bounds(settings: type, spec: Field[object]) -> None:
+    """No number gets as far as the core, or to another process, which would not know its field."""
+    least, most = spec.metadata["within"]
+    for value in (least, most):
+        assert getattr(settings(**{spec.name: value}), spec.name) == value
+    beyond = {least - 1, most * 2, 10**30, float("nan"), float("inf"), "1"}
+    for value in beyond | ({1.5} if isinstance(least, int) else set()):
+        with pytest.raises(ConfigError, match=rf"{spec.name} must be {least} to {most}") as refused:
+            settings(**{spec.name: value})
+        assert refused.value.field == spec.name
+
+
+def test_every_number_has_bounds() -> None:
+    for settings in (EngineConfig, ServerConfig):
+        kinds = get_type_hints(settings)
+        for spec in fields(settings):
+            if {int, float} & {kinds[spec.name], *get_args(kinds[spec.name])}:
+                assert spec.metadata.get("within"), spec.name
 
 
 @pytest.mark.parametrize("given", ["", ",", " , "])
