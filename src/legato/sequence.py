@@ -12,6 +12,7 @@ import numpy as np
 
 from legato.batch import F32, I32, U32
 from legato.cache.kv import Hold
+from legato.cache.prefix import common_beginning
 from legato.constraint.constraint import Constraint
 from legato.drafting.gain import Gain
 from legato.drafting.guesses import Guesses
@@ -97,10 +98,7 @@ class Sequence:
 
     def common_length(self, other: Sequence) -> int:
         """How many leading tokens are equal."""
-        shorter = min(self.num_tokens, other.num_tokens)
-        differs = self._ids[:shorter] != other._ids[:shorter]
-        first = int(differs.argmax())
-        return first if differs[first] else shorter
+        return common_beginning(self.ids, other.ids)
 
     def append(self, token: int) -> None:
         if self.num_tokens == len(self._ids):

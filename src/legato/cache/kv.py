@@ -71,7 +71,7 @@ class KVCache:
         """
         if not self._lanes:
             return None
-        match = self.index.match(hold.salt, tokens[:reusable].tolist())
+        match = self.index.match(hold.salt, tokens[:reusable])
         needed = blocks_for(len(tokens)) - len(match.nodes)
         for node in match.nodes:
             self.pool.retain(node.block)

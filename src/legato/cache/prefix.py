@@ -16,7 +16,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from legato.batch import BLOCK_SIZE
+import numpy as np
+
+from legato.batch import BLOCK_SIZE, I32
 from legato.errors import EngineError
 
 Tokens = tuple[int, ...]
@@ -66,12 +68,21 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return length
 
 
+def common_beginning(a: I32, b: I32) -> int:
+    """``common_length``, for many."""
+    shorter = min(len(a), len(b))
+    differs = a[:shorter] != b[:shorter]
+    first = int(differs.argmax()) if shorter else 0
+    return first if shorter and differs[first] else shorter
+
+
 class PrefixIndex:
     """One tree per salt."""
 
     def __init__(self) -> None:
         self._roots: dict[str, Node] = {}
         self._nodes: dict[int, Node] = {}  # block -> node
+        self._last: tuple[str, I32, list[Node]] = ("", np.empty(0, np.int32), [])
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -88,22 +99,37 @@ class PrefixIndex:
         """The node of a block that is in the index."""
         return self._nodes[block]
 
-    def match(self, salt: str, tokens: Sequence[int]) -> Match:
-        """The longest known beginning of ``tokens``."""
-        match = Match([])
+    def match(self, salt: str, tokens: I32) -> Match:
+        """The longest known beginning of ``tokens`` [n]."""
         node = self._roots.get(salt)
         if node is None:
-            return match
-        start = 0
-        while start < len(tokens):
-            wanted = tuple(tokens[start : start + BLOCK_SIZE])
+            return Match([])
+        match = Match(self._found_last(salt, tokens))
+        if match.nodes:
+            node = match.nodes[-1]
+        first = len(match.nodes) * BLOCK_SIZE
+        left = tokens[first:].tolist()
+        for start in range(0, len(left), BLOCK_SIZE):
+            wanted = tuple(left[start : start + BLOCK_SIZE])
             child, length = self._nearest(node, wanted)
             if child is None or length < BLOCK_SIZE:
                 match.tail, match.tail_length = child, length
                 break
             match.nodes.append(child)
-            node, start = child, start + BLOCK_SIZE
+            node = child
+        path = tokens[: len(match.nodes) * BLOCK_SIZE].copy()
+        self._last = (salt, path, match.nodes.copy())
         return match
+
+    def _found_last(self, salt: str, tokens: I32) -> list[Node]:
+        """What the last lookup found and this one would: those who share a long prompt come together."""
+        last, path, nodes = self._last
+        if last != salt:
+            return []
+        nodes = nodes[: common_beginning(path, tokens) // BLOCK_SIZE]
+        while nodes and not self.knows(nodes[-1]):  # what leads to a known one is known
+            nodes.pop()
+        return nodes
 
     def insert(
         self, parent: Node | None, salt: str, tokens: Tokens, block: int

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from legato.batch import BLOCK_SIZE
+from legato.batch import BLOCK_SIZE, I32
 from legato.cache.blocks import BlockPool
 from legato.cache.kv import Hold, KVCache
 from legato.cache.prefix import PrefixIndex, common_length
@@ -53,6 +54,10 @@ def test_integrity_finds_what_is_wrong() -> None:
         pool.release(kept)
 
 
+def ids(tokens: list[int]) -> I32:
+    return np.array(tokens, np.int32)
+
+
 streams = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=12)
 
 
@@ -68,10 +73,46 @@ def test_the_longest_known_beginning_is_found(known: list[list[int]], wanted: li
             node, _ = index.insert(node, "", part, block)
             block += 1
         index.check_integrity()
-    match = index.match("", wanted)
+    match = index.match("", ids(wanted))
     found = len(match.nodes) * BLOCK_SIZE + match.tail_length
     assert found == max(common_length(tokens, wanted) for tokens in known)
-    assert index.match("other salt", wanted).nodes == []
+    assert index.match("other salt", ids(wanted)).nodes == []
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_lookups_in_a_row_find_what_each_would_alone(data: st.DataObject) -> None:
+    """Streams share long beginnings, and are given away from their ends, and computed anew."""
+    index = PrefixIndex()
+    stems = [[letter] * BLOCK_SIZE * 3 for letter in (0, 1)]
+    block = 0
+    for _ in range(data.draw(st.integers(1, 30))):
+        salt = data.draw(st.sampled_from(["", "salt"]))
+        stem = data.draw(st.sampled_from(stems))
+        length = data.draw(st.integers(0, len(stem)))
+        tokens = [*stem[:length], *data.draw(st.lists(st.integers(0, 1), max_size=BLOCK_SIZE))]
+        match data.draw(st.sampled_from(["insert", "match", "match", "forget"])):
+            case "insert":
+                node = None
+                for start in range(0, len(tokens), BLOCK_SIZE):
+                    part = tuple(tokens[start : start + BLOCK_SIZE])
+                    node, _ = index.insert(node, salt, part, block)
+                    block += 1
+            case "forget":
+                leaves = [b for b in sorted(index.blocks) if not index.at(b).children]
+                for leaf in data.draw(st.permutations(leaves))[:3]:
+                    index.forget(leaf)
+            case _:
+                found = index.match(salt, ids(tokens))
+                expected = without_memory(index).match(salt, ids(tokens))
+                assert found == expected
+                assert all(index.knows(node) for node in found.nodes)
+
+
+def without_memory(index: PrefixIndex) -> PrefixIndex:
+    other = copy(index)
+    other._last = ("", ids([]), [])
+    return other
 
 
 def test_a_longer_tail_replaces_a_shorter_one() -> None:
@@ -81,7 +122,7 @@ def test_a_longer_tail_replaces_a_shorter_one() -> None:
     assert replaced is not None and replaced.block == 0 and index.blocks == {1}
     assert index.insert(None, "", (1, 2), 2) == (node, None)
     index.forget(1)
-    assert len(index) == 0 and index.match("", [1, 2]).tail is None
+    assert len(index) == 0 and index.match("", ids([1, 2])).tail is None
 
 
 def test_a_claim_that_fails_changes_nothing() -> None:
