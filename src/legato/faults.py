@@ -45,4 +45,8 @@ def no_token(sequence: Sequence) -> LegatoError:
     if sequence.is_masked and sequence.constraint is not None:
         field = "allowed_token_ids"
         return RequestError(f"{field} has none of the tokens that the grammar allows here", field)
+    is_limited = sequence.is_masked or sequence.constraint is not None
+    if is_limited and sequence.num_output < sequence.params.min_tokens:
+        field = "min_tokens"
+        return RequestError(f"{field} forbids to end here, and nothing else is allowed", field)
     return EngineError(NO_TOKEN)

@@ -17,7 +17,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int  # in the KV pool, batch.BLOCK_SIZE positions each
     eos_token_ids: list[int] = []
     weight_bytes: int = 0  # packed, in memory
-    kv_bytes_per_block: int = 0
+    kv_bytes_per_block: int = 0  # of all layers, a draft model's too
     kv_cache_tokens: int = 0  # that all blocks have room for
     default_sampling: dict[str, Any] = {}  # from generation_config.json
     weights: str = ""  # tells them from others under the same name

@@ -55,7 +55,7 @@ class KVPlan:
 
     max_model_len: int  # tokens
     blocks: int
-    bytes_per_block: int  # without a draft model's
+    bytes_per_block: int  # with a draft model's
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,4 @@ def plan_kv(
             context,
         )
         context = affordable * BLOCK_SIZE
-    return KVPlan(
-        context, min(affordable, config.max_num_seqs * needed), bytes_per_block(config, spec)
-    )
+    return KVPlan(context, min(affordable, config.max_num_seqs * needed), each)

@@ -200,8 +200,9 @@ class EngineClient:
 
     def _expire(self, opened: OpenRequest) -> None:
         if opened.is_open:
-            self.cancel(opened.request.id)
+            # before it is cancelled: what ends its choices for want of an engine is no answer
             opened.fail(DeadlineError("the time is over that the request's timeout allows"))
+            self.cancel(opened.request.id)
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Stops a request, or one of its choices, which then ends with ABORT. Never waits."""

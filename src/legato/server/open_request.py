@@ -23,8 +23,8 @@ class OpenRequest:
         self.request = request
         self.strikes = 0  # engines in a row that ended before it came any further
         self.is_sent = False  # an engine has it
+        self.has_moved = True  # it has brought something since it was sent
         self.progress = {i: Progress(index=i) for i in range(request.params.n)}
-        self._silent: set[int] = set()  # choices that brought nothing since it was sent
         self._cancelled: set[int] = set()
         self._unread: list[Output] = []
         self._error: LegatoError | None = None
@@ -35,15 +35,10 @@ class OpenRequest:
         """Some choice is not finished."""
         return bool(self.progress)
 
-    @property
-    def has_moved(self) -> bool:
-        """Every choice has brought something since the request was sent."""
-        return not self._silent
-
     def sent(self) -> Request:
         """It goes to an engine now: the request that continues it there."""
         self.is_sent = True
-        self._silent = set(self.progress)
+        self.has_moved = False
         if len(self.progress) == self.request.params.n and not any(
             one.token_ids for one in self.progress.values()
         ):
@@ -81,7 +76,7 @@ class OpenRequest:
                 continue
             progress.token_ids += output.token_ids
             progress.is_announced = progress.is_announced or output.cached_tokens is not None
-            self._silent.discard(output.index)
+            self.has_moved = True
             if output.finish_reason is not None:
                 del self.progress[output.index]
             self._keep(output)
@@ -90,7 +85,7 @@ class OpenRequest:
     def fail(self, error: LegatoError) -> None:
         """Ends the request; what has arrived is read first."""
         self.progress.clear()
-        self._silent.clear()
+        self.has_moved = True
         self._error = error
         self._wake()
 

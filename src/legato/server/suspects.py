@@ -54,8 +54,8 @@ class Suspects:
 
     def take(self) -> list[OpenRequest]:
         """Those to be sent now."""
-        if not self._waiting:
-            return []
+        for opened in [one for one in self._waiting.values() if not one.is_open]:
+            self.remove(opened)  # it has ended, though who asked has not seen it yet
         for opened in [one for one in self._unproved.values() if one.has_moved]:
             self.remove(opened)
         chosen = self._choose([*self._waiting.values()])

@@ -41,8 +41,8 @@ def find_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(model: str = "fake") -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineConfig(model=model), loader="fake_program:load")
+async def running(model: str = "fake", **settings: int) -> AsyncIterator[EngineClient]:
+    client = EngineClient(EngineConfig(model=model, **settings), loader="fake_program:load")
     await client.start()
     try:
         yield client

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -18,9 +19,10 @@ from test_bridge import ask, collect, find_the_fake, running, until
 
 from legato.config import EngineConfig
 from legato.engine import Engine
-from legato.errors import EngineDeadError, EngineError, RepeatedDeathError
+from legato.errors import DeadlineError, EngineDeadError, EngineError, RepeatedDeathError
 from legato.request import FinishReason, Output, Progress, Request
 from legato.server.bridge import EngineClient, EngineState
+from legato.server.suspects import CONDEMNED_BY_KILLS
 
 __all__ = ["find_the_fake"]
 
@@ -178,6 +180,24 @@ def test_two_that_kill_are_both_found() -> None:
     asyncio.run(scenario())
 
 
+def test_choices_that_have_to_wait_are_no_sign_of_a_fault() -> None:
+    """More choices than run at once: each engine brings the first ones further."""
+
+    async def scenario() -> None:
+        async with running("slow", max_num_seqs=2) as client:
+            request = ask("a", [1], max_tokens=80, n=4, temperature=1.0)
+            asking = asyncio.create_task(collect(client, request))
+            for _ in range(CONDEMNED_BY_KILLS):
+                await until(lambda: client.ready and client.stats.generation_tokens > 0)
+                kill(client)
+                await until(lambda: not client.ready)
+            outputs = await asking
+            for index in range(4):
+                assert tokens_of(outputs, index) == expected(request, index, 1000)[0]
+
+    asyncio.run(scenario())
+
+
 def test_a_hanging_engine_is_replaced() -> None:
     async def scenario() -> None:
         client = EngineClient(
@@ -215,6 +235,47 @@ def test_a_cancelled_request_does_not_come_back() -> None:
             assert client.stats.blocks_used == 0 or client.stats.running == 0
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_the_time_is_over_while_an_engine_starts(
+    monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    """Whoever asked is told so, and no engine works for a request that has ended, read or not."""
+    monkeypatch.setattr("legato.server.bridge.ATTEMPT_DELAYS", (0.5,))
+
+    async def scenario() -> None:
+        async with running("slow") as client:
+            request = ask("a", [1], max_tokens=900, n=2)
+            answer = client.generate(request, timeout=0.3)
+            if has_begun:
+                await anext(answer)
+            kill(client)
+            await until(lambda: client.state is EngineState.RESTARTING)
+            if not has_begun:
+                with pytest.raises(DeadlineError):
+                    await collect_all(answer)
+            await until(lambda: client.ready)
+            other = ask("b", [2], max_tokens=5)
+            assert tokens_of(await collect(client, other)) == expected(other, 0, 1000)[0]
+            assert client.stats.running == 0 and client.stats.generation_tokens == 5
+            if has_begun:
+                left: list[Output] = []
+                with pytest.raises(DeadlineError):
+                    await collect_all(answer, left)
+                assert not any(output.finish_reason for output in left)
+
+    asyncio.run(scenario())
+
+
+async def collect_all(
+    answer: AsyncIterator[list[Output]], outputs: list[Output] | None = None
+) -> list[Output]:
+    """Also what came before it failed, in ``outputs``."""
+    outputs = [] if outputs is None else outputs
+    async for step in answer:
+        outputs += step
+    return outputs
 
 
 def test_a_choice_that_was_being_cancelled_ends_with_its_engine() -> None:

@@ -13,6 +13,7 @@ from legato.errors import ConfigError, ModelError
 from legato.models.loading import plan_kv
 from legato.models.registry import read_spec
 from legato.models.spec import ModelSpec
+from legato.server.bridge import like_the_first
 from legato.weights.model_config import ModelConfig
 
 # 2 layers * (k and v) * 2 heads * 16 * 2 bytes * 16 positions
@@ -77,6 +78,19 @@ def test_load(tmp_path: Path) -> None:
     assert (info.max_model_len, info.num_blocks, info.eos_token_ids) == (64, 8, [2])
     assert info.weight_bytes == model.program.weight_bytes() > 0
     assert model.program.kv_bytes_reserved() >= 8 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("has_draft", [False, True])
+def test_the_next_engine_has_as_much_room(tmp_path: Path, has_draft: bool) -> None:
+    """Free memory decides once, whatever the cache holds."""
+    folder = str(write_folder(tmp_path / "tiny"))
+    draft = folder if has_draft else None
+    settings = config(model=folder, draft_model=draft, kv_cache_memory=40 * BLOCK_BYTES)
+    first = models.load(settings).info
+    settings = like_the_first(settings, first)
+    again = models.load(settings).info
+    assert first == again == models.load(like_the_first(settings, again)).info
+    assert first.num_blocks == (20 if has_draft else 40)
 
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
