@@ -265,9 +265,13 @@ class Grammar:
         count = self._matcher.validate_tokens([*token_ids])
         return count or int(len(token_ids) > 0 and self._ends_with(token_ids[0]))
 
+    def is_end(self, token_id: int) -> bool:
+        """Whether nothing comes behind this token."""
+        return token_id in self._vocabulary.table.eos_ids
+
     def _ends_with(self, token_id: int) -> bool:
         """A token ends a text that must end here: the matcher refuses it then."""
-        return self.is_finished and token_id in self._vocabulary.table.eos_ids
+        return self.is_finished and self.is_end(token_id)
 
     def draft(self, most: int) -> list[int]:
         """Up to ``most`` tokens that spell text which must come, probably as the model would."""

@@ -54,14 +54,15 @@ class Ruled(NamedTuple):
         return self.rules.grammar
 
     def refusal(self, tokens: Sequence[int]) -> Refusal | None:
-        """``tokens``: of all logit rows. Behind one that is not the drafted one, none counts."""
+        """``tokens``: of all logit rows. Behind one that is not the drafted one, or ends the answer, none
+        counts."""
         if not self.draft and self.rules.beside is None:  # the grammar will be told of the token
             token = tokens[self.row]
             return None if token < 0 or self.grammar.take(token) else Refusal(self, [])
         chosen: list[int] = []
         for ahead, token in enumerate(tokens[self.row : self.row + len(self.draft) + 1]):
             chosen.append(token)
-            if ahead < len(self.draft) and token != self.draft[ahead]:
+            if self.grammar.is_end(token) or ahead >= len(self.draft) or token != self.draft[ahead]:
                 break
         if min(chosen) < 0 or (self.rules.beside is not None and has(self.rules.beside, chosen[0])):
             return None
