@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from stub_hub import COMMIT, StubHub, serving
 
@@ -161,6 +164,26 @@ def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path
     files = hub.pull("org/tiny", progress=False)
     assert stub.ranges()[-4:].count(f"bytes={have}-") == 1
     assert (files.path / "model.safetensors").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_downloads_ends_when_told_to(stub: StubHub, told: signal.Signals) -> None:
+    stub.stall_after = 1_000_000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "legato.cli", "serve", "org/tiny", "--port", str(port)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert stub.stalled.wait(20)
+        assert httpx.get(f"http://127.0.0.1:{port}/ready", timeout=20).status_code == 503
+        child.send_signal(told)
+        assert child.wait(8) in (0, 130)  # the stub's own patience is 20 s
+    finally:
+        child.kill()
+        _, said = child.communicate()
+    assert "Traceback" not in said
+    stub.stall_after = None
+    assert (hub.pull("org/tiny", progress=False).path / "model.safetensors").read_bytes() == BIG
 
 
 def test_two_processes_do_not_mix_their_bytes(stub: StubHub, tmp_path: Path) -> None:
