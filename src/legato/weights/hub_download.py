@@ -30,7 +30,7 @@ from legato.weights.hub_store import HubModel, Record
 from legato.weights.progress import offset_by, reporting
 
 _SIDE_FILES: Final = re.compile(
-    r"(config|generation_config|tokenizer\w*|special_tokens_map|added_tokens|vocab)\.json"
+    r"(config|generation_config|tokenizer\w*|chat_template|special_tokens_map|added_tokens|vocab)\.json"
     r"|.+\.jinja|tokenizer\.model|merges\.txt"
 )
 _WEIGHTS: Final = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json")
@@ -125,8 +125,7 @@ def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
         weights = [f for f in files if _WEIGHTS.fullmatch(f.name)]
         if any(f.name == "config.json" for f in files) and weights:
             return weights + [f for f in files if _SIDE_FILES.fullmatch(f.name)]
-    wanted = (model.choice or "").lower()
-    found = [f for f in files if f.name.endswith(".gguf") and wanted in f.name.lower()]
+    found = _chosen((model.choice or "").lower(), [f for f in files if f.name.endswith(".gguf")])
     if len(found) == 1:
         return found
     names = ", ".join(f.name for f in files if f.name.endswith(".gguf"))
@@ -137,6 +136,15 @@ def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
     raise ModelError(
         f"{model.name}: choose one GGUF file with {model.repo}:PART_OF_ITS_NAME, of: {names}"
     )
+
+
+def _chosen(choice: str, files: list[RemoteFile]) -> list[RemoteFile]:
+    """Those whose names have ``choice`` in them; the one alone that it says in full, where another goes
+    on: ``Q6_K`` is not ``Q6_K_L``, and ``f16`` no end of ``bf16``."""
+    found = [f for f in files if choice in f.name.lower()]
+    whole = re.compile(rf"(.*[-._])?{re.escape(choice.removesuffix('.gguf'))}\.gguf")
+    exact = [f for f in found if whole.fullmatch(f.name.lower())]
+    return exact if len(exact) == 1 else found
 
 
 def _fetch_all(

@@ -25,11 +25,18 @@ FILES = {
     "model.safetensors": BIG,
     "tokenizer.json": b"{}",
     "chat_template.jinja": b"{{ messages }}",
+    "chat_template.json": b'{"chat_template": "{{ messages }}"}',
     "README.md": b"not needed",
     "pytorch_model.bin": b"never fetched",
     "original/consolidated.safetensors": b"never fetched",
 }
-WANTED = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+WANTED = {
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+}
 
 
 @pytest.fixture
@@ -162,7 +169,7 @@ def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path
     assert hub.installed() == []
     stub.stall_after = None
     files = hub.pull("org/tiny", progress=False)
-    assert stub.ranges()[-4:].count(f"bytes={have}-") == 1
+    assert stub.ranges()[-len(WANTED) :].count(f"bytes={have}-") == 1
     assert (files.path / "model.safetensors").read_bytes() == BIG
 
 
@@ -264,6 +271,34 @@ def test_one_of_several_gguf_files(stub: StubHub) -> None:
     files = hub.pull("org/tiny:q8_0", progress=False)
     assert (files.kind, files.name, files.path.name) == ("gguf", "org/tiny:q8_0", "tiny.Q8_0.gguf")
     assert hub.installed() == [files]
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [
+        ("Q6_K", "tiny-Q6_K.gguf"),
+        ("q6_k", "tiny-Q6_K.gguf"),
+        ("Q6_K.gguf", "tiny-Q6_K.gguf"),
+        ("tiny-Q6_K.gguf", "tiny-Q6_K.gguf"),
+        ("Q6_K_L", "tiny-Q6_K_L.gguf"),
+        ("f16", "tiny.f16.gguf"),
+        ("bf1", "tiny.bf16.gguf"),
+        ("Q6", None),
+        ("tiny", None),
+    ],
+)
+def test_a_choice_that_says_a_name_in_full_is_no_other(
+    stub: StubHub, choice: str, name: str | None
+) -> None:
+    files = ("tiny-Q6_K.gguf", "tiny-Q6_K_L.gguf", "tiny.f16.gguf", "tiny.bf16.gguf")
+    stub.files = {file: file.encode() for file in files}
+    if name is None:
+        with pytest.raises(ModelError, match="choose one GGUF file"):
+            hub.pull(f"org/tiny:{choice}", progress=False)
+        return
+    found = hub.pull(f"org/tiny:{choice}", progress=False)
+    assert (found.path.name, found.name) == (name, f"org/tiny:{choice}")
+    assert hub.resolve(f"org/tiny:{choice}") == found and hub.installed() == [found]
 
 
 def test_no_space_is_one_clear_line(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
