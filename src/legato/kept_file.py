@@ -21,7 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from legato.config import home
+from legato.config import expanded, home
 
 log = logging.getLogger(__name__)
 MAGIC: Final = b"legato kept 1\n\0\0"
@@ -56,7 +56,7 @@ class Keeper:
         elif setting == "auto":
             self.paths = [beside, home() / "kept" / apart]
         else:
-            self.paths = [Path(setting).expanduser() / apart]
+            self.paths = [expanded(setting) / apart]
 
     def read(self, key: dict[str, Any]) -> Kept | None:
         """The first sound file made from ``key``; says of the others what is wrong with them."""

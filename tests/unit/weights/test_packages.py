@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from legato.errors import ModelError
+from legato.errors import ConfigError, ModelError
 from legato.weights import hub, packages
 from legato.weights.packages import Package
 
@@ -183,6 +184,21 @@ def test_a_home_that_cannot_be_written(home: Path) -> None:
     home.write_text("a file where the folder should be")
     with pytest.raises(ModelError, match="tiny: cannot be stored in .*Not a directory"):
         hub.pull("tiny", progress=False)
+
+
+def test_a_home_that_nobody_knows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEGATO_HOME", "~nobody-here/x")
+    with pytest.raises(ConfigError, match="^~nobody-here/x: Could not determine home"):
+        hub.resolve("tiny")
+
+
+def test_a_path_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)  # which root would never see
+    with pytest.raises(ModelError, match="one: cannot be read: Permission denied"):
+        hub.resolve(str(tmp_path / "one"))
 
 
 def test_local_paths(tmp_path: Path) -> None:
