@@ -83,7 +83,9 @@ def _check(settings: EngineConfig | ServerConfig) -> None:
         if choices and value not in choices:
             allowed = f"one of {', '.join(choices)}"
         elif within and value is not None and not _is_within(value, *within):
-            allowed = f"{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
+            wants_whole = isinstance(within[0], int) and not isinstance(value, int)
+            kind = "a whole number, " if wants_whole else ""
+            allowed = f"{kind}{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
         else:
             continue
         raise ConfigError(f"{spec.name} must be {allowed}, got {value!r}", spec.name)
