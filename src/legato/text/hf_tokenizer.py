@@ -9,6 +9,7 @@ generation_config.json   the ids that end an answer (one or a list); config.json
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from legato.text.library_encoder import LibraryEncoder
 from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
 from legato.text.vocabulary import Tokenizer
 
+log = logging.getLogger(__name__)
 _BYTE_LEVEL_PARTS = {"ByteLevel"}
 _SENTENCEPIECE_PARTS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
@@ -94,21 +96,25 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _add(backend: tokenizers.Tokenizer, declared: Sequence[AddedToken], path: Path) -> None:
-    """Those that the file does not have. The library numbers them itself."""
+    """Those that the file does not have. The library numbers them itself: one that would get another id than
+    the model knows it by is text instead, as it would be without that other file."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in declared:
         if token.content in known:
             continue
-        flags = {name: value for name, value in asdict(token).items() if name != "id"}
         try:
-            backend.add_tokens([tokenizers.AddedToken(**flags)])
             id = backend.token_to_id(token.content)
         except UnicodeEncodeError:
-            id = None
-        if id != token.id:
-            raise UnsupportedModelError(
-                f"{path.with_name('tokenizer_config.json')}: key 'added_tokens_decoder': {token.id}: "
-                f"{token.content!r} cannot have this id, beside tokenizer.json"
+            id = -1
+        if token.id == (backend.get_vocab_size() if id is None else id):
+            flags = {name: value for name, value in asdict(token).items() if name != "id"}
+            backend.add_tokens([tokenizers.AddedToken(**flags)])
+        else:
+            log.warning(
+                "%s: key 'added_tokens_decoder': %d: %r cannot have this id, beside tokenizer.json; it is text",
+                path.with_name("tokenizer_config.json"),
+                token.id,
+                token.content,
             )
 
 
