@@ -52,7 +52,6 @@ REASONING_PARSERS = (
 QUANTIZATIONS = ("none", "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "float32", "int8")
 LOG_FORMATS = ("text", "json")
-GIB = 1024**3
 LEAST_LOGIT_ROWS = 17
 DAY = 86_400.0  # seconds
 MOST_TOKENS = 2**31 - 1

@@ -16,7 +16,6 @@ def count_step(stats: Stats, parts: Items[Part], seconds: float) -> None:
         tokens += part.num_tokens
         chunks += part.count > 1
     stats.steps += 1
-    stats.step_seconds += seconds
     stats.last_step_seconds = seconds
     stats.last_step_tokens = tokens
     stats.last_step_kind = _kind(chunks, len(parts))

@@ -104,13 +104,6 @@ class GGUFFile:
     tensors: dict[str, TensorInfo]
     data: memoryview  # the whole file, read-only, memory-mapped
 
-    def tensor_data(self, name: str) -> memoryview:
-        """The raw bytes of a tensor, as stored; no copy is made."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise ModelError(f"{self.path}: there is no tensor {name!r}")
-        return self.data[info.offset : info.offset + info.nbytes]
-
 
 def read_gguf(path: Path) -> GGUFFile:
     """Map the file and read everything but the tensors' data. Raises ``ModelError``."""

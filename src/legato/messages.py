@@ -36,7 +36,6 @@ class Stats(msgspec.Struct, kw_only=True):
     blocks_cached: int = 0  # unused, but a prefix may find them
     blocks_used: int = 0
     steps: int = 0
-    step_seconds: float = 0.0  # all steps together
     last_step_seconds: float = 0.0
     last_step_tokens: int = 0
     last_step_kind: StepKind = StepKind.DECODE

@@ -5,7 +5,6 @@ The engine trusts ``SamplingParams``; everything that comes from outside passes 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,18 +33,15 @@ class Limit:
     """The closed interval of allowed values; ``above`` excludes the lower end."""
 
     low: float
-    high: float = math.inf
+    high: float
     above: bool = False
 
     def allows(self, value: float) -> bool:
         low_enough = value > self.low if self.above else value >= self.low
-        # A whole number may be too large to be told whether it is finite.
-        is_finite = isinstance(value, int) or math.isfinite(value)
-        return is_finite and low_enough and value <= self.high
+        return low_enough and value <= self.high
 
     def __str__(self) -> str:
-        low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:.10g}"
+        return f"{'above' if self.above else 'at least'} {self.low:g} and at most {self.high:.10g}"
 
 
 LIMITS = {

@@ -59,6 +59,7 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprobs] = []  # of given tokens 1, 2, ...
         self.constraint = constraint
         self._speculation = speculation
+        self._mask: U32 | None = None
         self._guesses: Guesses | None = None
         self.is_guessing = False  # the last draft was guessed, not known
         self.scheduled_at: float | None = None  # time.monotonic() of its first step
@@ -279,5 +280,3 @@ class Sequence:
             bits[self.params.allowed_token_ids or []] = 1
             self._mask = np.packbits(bits, bitorder="little").view(np.dtype("<u4"))
         return self._mask
-
-    _mask: U32 | None = None

@@ -56,7 +56,7 @@ class KeptBlock:
 
 
 class KeptBlocks:
-    """An open file whose header is sound. ``names``: of each block, in the file's order."""
+    """An open file whose header is sound. ``blocks``: each, in the file's order."""
 
     def __init__(self, kept: kept_file.Kept, block_bytes: int) -> None:
         self._offset, self._bytes = kept.offset, block_bytes

@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING
 
 from legato.batch import U32
 from legato.constraint.healing import Fit, Healing
-from legato.constraint.thinking import Place, Thoughts
+from legato.constraint.thinking import UNLIMITED, Place, Thoughts
 from legato.constraint.tokens import TokenTable
 from legato.request import Request
 
 if TYPE_CHECKING:
     from legato.constraint.grammar import Grammar
-
-MAX_GUESSES = 1 << 20
-"""No limit."""
 
 MAX_DRAFT = 16
 """Tokens; most of a grammar's forced text is shorter."""
@@ -104,7 +101,7 @@ class Constraint:
         if self._healing is not None:
             return 0
         if self._thoughts is None or not self._is_thinking:
-            return MAX_GUESSES
+            return UNLIMITED
         return 0 if self.grammar is not None else self._thoughts.most_free
 
     def rules(self, draft: Sequence[int]) -> Rules:

@@ -10,6 +10,9 @@ from enum import Enum, auto
 
 from legato.request import Thinking
 
+UNLIMITED = 1 << 20
+"""More tokens than are ever guessed."""
+
 
 class Place(Enum):
     START = auto()  # nothing was said, or a beginning of the opening mark
@@ -59,7 +62,7 @@ class Thoughts:
         """Tokens that may be guessed before the budget could close the block."""
         budget = self._thinking.budget
         if budget is None:
-            return 1 << 20
+            return UNLIMITED
         return max(budget - self._used - 1, 0) if self.place is Place.INSIDE else 0
 
     @property

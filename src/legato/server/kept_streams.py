@@ -151,10 +151,6 @@ class KeptStreams:
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def growing(self) -> int:
-        return sum(not stream.is_complete for stream in self._kept.values())
-
     def open(
         self,
         name: str,

@@ -55,11 +55,6 @@ class PackedFile:
         if kept is not None:
             self._open(kept, threads)
 
-    @property
-    def hits(self) -> int:
-        """Matrices that need not be packed."""
-        return len(self._entries)
-
     def matrix(
         self, program: native.Program, name: str, format: str, rows: int, columns: int
     ) -> int | None:
