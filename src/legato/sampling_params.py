@@ -19,6 +19,9 @@ from legato.request import SamplingParams
 GREEDY_BELOW = 1e-5
 """Temperatures below this are 0, as in vLLM: the softmax is an argmax there, or overflows."""
 
+DEFAULT_MAX_TOKENS = 16
+"""Of a completion that does not say; OpenAI's, and vLLM's."""
+
 MAX_CHOICES = 128
 MAX_COUNT = 2**31 - 1
 MAX_LOGPROBS = 20
