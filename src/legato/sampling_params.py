@@ -9,6 +9,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import msgspec
@@ -131,15 +132,31 @@ def validate(
 
 
 def _typed(params: SamplingParams) -> SamplingParams:
-    """A copy with every field of its declared type; callers of the Python API may pass anything."""
-    if isinstance(params.stop, str):
-        params = msgspec.structs.replace(params, stop=[params.stop])
+    """A copy with every field of its declared type; callers of the Python API may pass anything. None is
+    what a request would have that does not name the field."""
+    given = msgspec.structs.asdict(params)
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
+    if isinstance(given.get("stop"), str):
+        given["stop"] = [given["stop"]]
     try:
-        return msgspec.convert(msgspec.structs.asdict(params), SamplingParams)
+        return msgspec.convert(given, SamplingParams)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         field = path.strip("`").rpartition("$.")[2].partition("[")[0] or None
         raise RequestError(f"{field}: {what[0].lower()}{what[1:]}", field) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, say, as Python's own."""
+    if type(value) in (int, float, str, bool):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _check_lists(params: SamplingParams, given: int) -> None:
