@@ -221,7 +221,7 @@ class Answer:
         split = self._splits[piece.index]
         piece.reasoning, piece.content = split.push(piece.text, len(piece.token_ids))
         if piece.finish_reason is not None:
-            rest = split.finish()
+            rest = split.finish(goes_on=piece.finish_reason != FinishReason.STOP.value)
             piece.reasoning += rest.reasoning
             piece.content += rest.content
         return piece

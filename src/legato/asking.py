@@ -73,7 +73,7 @@ def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
     return Spellings(
         data=data,
         ends=ends,
-        special_ids=sorted(tokenizer.special_ids),
+        special_ids=sorted(info.known({*tokenizer.special_ids})),
         eos_ids=list(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
     )
 

@@ -113,7 +113,7 @@ class ChatTerminal:
         """
         prompt = self._llm.chat_prompt([*asked, begun] if begun else asked)
         answer = {"content": "", "reasoning_content": ""}
-        self._add(answer, *given(prompt, parting_of(prompt, "auto", self._llm.tokenizer)))
+        self._add(answer, *given(prompt, parting_of(prompt, self._llm.tokenizer)))
         with suppress(KeyboardInterrupt), closing(self._llm.stream(prompt, self._params)) as pieces:
             for piece in pieces:
                 self._add(answer, piece.reasoning, piece.content)

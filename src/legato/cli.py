@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from legato import __version__
 from legato.config import EngineConfig, ServerConfig
-from legato.errors import LegatoError
+from legato.errors import LegatoError, RequestError
 from legato.flags import add_flags, from_flags
 from legato.log_format import set_up
 from legato.request import SamplingParams
@@ -25,7 +26,8 @@ Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for what we can explain in one line, 2 for a wrong command line, 130 ^C."""
+    """Exit status: 0, 1 for what we can explain in one line, 2 for a wrong command line, 130 ^C, and 141
+    where nobody reads what we print."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["bench"]:
@@ -34,11 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up("text", getattr(parsed, "log_level", "warning"))
         command: Command = parsed.command
         command(parsed)
+        sys.stdout.flush()
     except LegatoError as error:
         print(f"legato: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 141
     return 0
 
 
@@ -153,7 +159,11 @@ def chat(arguments: argparse.Namespace) -> None:
 def complete(arguments: argparse.Namespace) -> None:
     from legato.asking import completion_prompt
 
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    try:  # as UTF-8, whatever the locale
+        given = sys.stdin.buffer.read() if arguments.text == "-" else os.fsencode(arguments.text)
+        text = given.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the text is not UTF-8: {error}", "text") from error
     llm = _load(arguments)
     prompt = completion_prompt(llm.tokenizer, text)
     print(text, end="", flush=True)

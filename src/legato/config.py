@@ -85,7 +85,9 @@ def _check(settings: EngineConfig | ServerConfig) -> None:
         if choices and value not in choices:
             allowed = f"one of {', '.join(choices)}"
         elif within and not _is_within(value, *within):
-            allowed = f"{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
+            wants_whole = isinstance(within[0], int) and not isinstance(value, int)
+            kind = "a whole number, " if wants_whole else ""
+            allowed = f"{kind}{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
         elif value is None:
             allowed = f"a {spec.type}"
         else:
@@ -128,7 +130,15 @@ def traces_endpoint_from_environment() -> str | None:
 
 def home() -> Path:
     """Where downloaded models are kept: ``LEGATO_HOME``, or ``~/.cache/legato``."""
-    return Path(os.environ.get("LEGATO_HOME") or "~/.cache/legato").expanduser()
+    return expanded(os.environ.get("LEGATO_HOME") or "~/.cache/legato")
+
+
+def expanded(path: str) -> Path:
+    """With the home folder that ``~`` or ``~name`` stands for. Raises ConfigError if nobody knows it."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -354,7 +364,7 @@ class ServerConfig:
         if given is not None and not _keys(given):  # an unset variable must not open the server
             raise ConfigError("api_key has no key in it", "api_key")
         endpoint = self.otlp_traces_endpoint
-        if endpoint and not endpoint.startswith(("http://", "https://")):
+        if endpoint and not _is_http(endpoint):
             raise ConfigError(
                 f"otlp_traces_endpoint must be an http or https URL, got {endpoint!r}",
                 "otlp_traces_endpoint",
@@ -371,6 +381,14 @@ class ServerConfig:
     @property
     def api_keys(self) -> list[str]:
         return _keys(self.api_key if self.api_key is not None else _key_of_environment())
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _key_of_environment() -> str | None:

@@ -8,10 +8,8 @@ process; the parent starts another one, which goes on with what this one has sen
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
-import os
 import signal
 import socket
 import sys
@@ -40,23 +38,16 @@ from legato.messages import (
     Start,
     Stepped,
 )
+from legato.parent import die_with
 from legato.persistence import Persistence, persistence_of
 from legato.spare_memory import give_back
 from legato.wire import Wire
 
 Commands = Wire[Command]
 
-PR_SET_PDEATHSIG = 1
 RESTORE_CHECK = 2  # ms between two parts of restoring, when there is no other work
 LAST_WORDS = 2.0  # seconds for the parent to take what was sent last
 IDLE_CHECK = 1000  # ms without work after which the pool is checked once
-
-
-def die_with(parent: int) -> None:
-    """The kernel kills this process when its parent ends, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the engine's parent has ended already")
 
 
 def offer_to_the_oom_killer() -> None:

@@ -15,12 +15,13 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from legato.config import home
+from legato.config import expanded, home
 
 log = logging.getLogger(__name__)
 MAGIC: Final = b"legato kept 1\n\0\0"
@@ -55,11 +56,12 @@ class Keeper:
         elif setting == "auto":
             self.paths = [beside, home() / "kept" / apart]
         else:
-            self.paths = [Path(setting).expanduser() / apart]
+            self.paths = [expanded(setting) / apart]
 
     def read(self, key: dict[str, Any]) -> Kept | None:
         """The first sound file made from ``key``; says of the others what is wrong with them."""
         for path in self.paths:
+            _remove_abandoned(path)  # a start that finds its file has nothing to write
             try:
                 return read(path, key)
             except FileNotFoundError:
@@ -151,11 +153,10 @@ def _private(path: str, flags: int) -> int:
 def _remove_abandoned(path: Path) -> None:
     """Of processes that were killed while they wrote."""
     for found in path.parent.glob(f"{path.name}.*.part"):
-        try:
+        # another process may be faster, and the folder one that cannot be written
+        with suppress(OSError):
             if time.time() - found.stat().st_mtime > ABANDONED:
                 found.unlink()
-        except OSError:
-            continue  # another process was faster
 
 
 def _aligned(size: int) -> int:

@@ -213,7 +213,6 @@ class LLM:
     ) -> Answer:
         guidance = steering.guidance(
             prompt,
-            self._reasoning_parser,
             self.tokenizer,
             lambda: self._tokens,
             self.info.max_model_len,
@@ -244,7 +243,7 @@ class LLM:
             self._engine.describe(self._tokens)
             self._has_described = True
         remembered = [self._memory.begin("", prompt, resumption) for _ in range(request.params.n)]
-        parting = parting_of(prompt, self._reasoning_parser, self.tokenizer)
+        parting = parting_of(prompt, self.tokenizer)
         return Answer(prompt, request, self.tokenizer, remembered, parting)
 
     def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:

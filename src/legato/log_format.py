@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+TRANSPORTS: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub")
+"""Of downloads: that each of their requests went well is nobody's news."""
 PLAIN: Final = re.compile(r"[\w.:/+@%*-]+", re.ASCII)
 
 
@@ -25,6 +27,9 @@ def set_up(format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if format == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    least = logging.NOTSET if level == "debug" else max(logging.root.level, logging.WARNING)
+    for name in TRANSPORTS:
+        logging.getLogger(name).setLevel(least)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

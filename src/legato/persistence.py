@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from legato import kept_file
 from legato.cache.kept_blocks import AbandonedError, Blocks, Checksum, KeptBlocks, restore, save
 from legato.cache.kv import KVCache
+from legato.config import expanded
 
 if TYPE_CHECKING:
     from legato.models.loading import LoadedModel
@@ -146,7 +147,7 @@ def persistence_of(
     from legato import _native as native
 
     place = blake2b(repr(loaded.origin.place).encode(), digest_size=8).hexdigest()
-    path = Path(folder).expanduser() / f"{loaded.info.name.replace('/', '--')}-{place}{SUFFIX}"
+    path = expanded(folder) / f"{loaded.info.name.replace('/', '--')}-{place}{SUFFIX}"
     return Persistence(
         cache, loaded.program, native.checksum, path, lambda: key_of(loaded), most_bytes
     )

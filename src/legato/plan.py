@@ -68,7 +68,7 @@ class Plan:
     num_decode_rows: int = 0
     num_prompt_tokens: int = 0
     sum_positions: int = 0  # of the prompts' tokens
-    has_long: bool = False  # some of a long prompt is among them
+    num_long: int = 0  # parts of long prompts
 
     @property
     def depth(self) -> int:
@@ -84,12 +84,7 @@ class Plan:
             part = Part.of(sequence, part.count - excess)  # each token brings at most one row
         if part.count > 0:
             self.parts[sequence] = part
-            self.tokens_left -= part.count
-            self.long_left -= part.count if sequence.is_long else 0
-            self.has_long = self.has_long or sequence.is_long
-            self.num_prompt_tokens += part.count
-            self.sum_positions += part.count * (sequence.num_computed + part.count // 2)
-            self.rows_left -= part.num_rows
+            self._count_prompt(part, 1)
 
     def add_draft(self, sequence: Sequence, draft: list[int]) -> None:
         """Behind a part that samples."""
@@ -106,7 +101,23 @@ class Plan:
         self.num_decode_rows += 1
 
     def remove(self, sequence: Sequence) -> None:
+        """Takes back what was added, if it was; nothing has been drafted behind it yet."""
         part = self.parts.pop(sequence, None)
-        if part is not None:
-            self.tokens_left += part.num_tokens
-            self.rows_left += part.num_rows
+        if part is None:
+            return
+        if sequence.num_pending > 1:
+            self._count_prompt(part, -1)
+            return
+        self.tokens_left += 1
+        self.rows_left += 1
+        self.num_decode_rows -= 1
+
+    def _count_prompt(self, part: Part, sign: int) -> None:
+        sequence, count = part.sequence, sign * part.count
+        self.tokens_left -= count
+        self.rows_left -= sign * part.num_rows
+        self.num_prompt_tokens += count
+        self.sum_positions += count * (sequence.num_computed + part.count // 2)
+        if sequence.is_long:
+            self.long_left -= count
+            self.num_long += sign

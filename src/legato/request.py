@@ -59,6 +59,7 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     is_open: bool
     budget: int | None = None  # most tokens inside the block; None: no limit
     used: int = 0  # tokens of it that were given with the request
+    begun: bytes = b""  # the end of what was given: a beginning of the closing mark may stand there
     closing_ids: list[int] = []  # what closes the block when the budget is used up
 
 

@@ -208,7 +208,7 @@ class Scheduler:
     def _gain(self, plan: Plan) -> Gain | None:
         """What guesses would bring to this step; None if nothing. Who waits for a long prompt's chunk shall
         not wait for guesses too."""
-        if not plan.num_decode_rows or plan.has_long:
+        if not plan.num_decode_rows or plan.num_long:
             return None
         gain = Gain(plan.num_decode_rows, self.pace.row_cost(plan.num_decode_rows))
         return gain if gain.is_possible else None

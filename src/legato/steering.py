@@ -49,7 +49,6 @@ class Steering:
     def guidance(
         self,
         prompt: Prompt,
-        parser: str,
         tokenizer: Tokenizer,
         table: Callable[[], TokenTable],
         context: int,
@@ -59,7 +58,7 @@ class Steering:
         source = self._source()
         thinking = None
         if source or self.max_thinking_tokens is not None:
-            thinking = thinking_of(prompt, parser, self.max_thinking_tokens, tokenizer)
+            thinking = thinking_of(prompt, self.max_thinking_tokens, tokenizer)
         if source:
             begun = given_content(prompt, tokenizer).encode() if prompt.prefill else b""
             compile_grammar(source, table(), "structured_outputs").feed(begun, "structured_outputs")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from stepping import Stepper
 from test_gguf_parity import WIDE, relative_error
 from test_parity import GEMMA, PROMPT, SIZES, check, reference, reference_logits
 
-from legato import models
+from legato import LLM, SamplingParams, models
 from legato.config import EngineConfig
 
 
@@ -58,8 +60,6 @@ def test_the_language_model_of_a_multimodal_gemma(tmp_path: Path) -> None:
 
 def test_old_keys_of_the_rotation(tmp_path: Path) -> None:
     """Before transformers 5: rope_theta, rope_scaling and rope_local_base_freq at the top."""
-    import json
-
     oracle = reference("Gemma3Text", GEMMA)
     oracle.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
@@ -73,3 +73,21 @@ def test_old_keys_of_the_rotation(tmp_path: Path) -> None:
     }
     file.write_text(json.dumps(config))
     check(oracle, tmp_path)
+
+
+def test_control_tokens_that_the_model_does_not_have(tmp_path: Path) -> None:
+    """The tokenizer of a multimodal family has one for images, the text model no row for it."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {piece: id for id, piece in enumerate(alphabet)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<image_soft_token>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    reference("Llama", {"vocab_size": len(vocab)}).save_pretrained(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}\n{% endfor %}")
+    llm = LLM(str(tmp_path), kv_cache_memory=2**26)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "the c"}]
+    healed = llm.chat(chat, SamplingParams(temperature=0, max_tokens=5))
+    assert len(healed[0].outputs[0].token_ids) == 5

@@ -37,6 +37,12 @@ def test_version_and_help() -> None:
         (("serve", "no-such-model", "--port", "0"), "no-such-model"),
         (("serve", "--max-num-seqs", "0"), "max_num_seqs must be 1 to 65536, got 0"),
         (("complete", "hi", "--temperature", "-1"), "temperature must be at least 0"),
+        (("serve", "~nobody-here/x.gguf", "--port", "0"), "~nobody-here/x.gguf: Could not determ"),
+        (("serve", "--cache-dir", "~nobody-here/x", "--port", "0"), "~nobody-here/x: Could not"),
+        (("complete", "hi", "--load-cache", "~nobody-here/x"), "~nobody-here/x: Could not determ"),
+        (("serve", "x" * 300, "--port", "0"), "xxx: cannot be read: File name too long"),
+        (("serve", "--otlp-traces-endpoint", "http://[bad"), "must be an http or https URL"),
+        (("complete", "caf\udce9"), "the text is not UTF-8"),
     ],
 )
 def test_what_we_can_explain_is_one_line(words: tuple[str, ...], complaint: str) -> None:
@@ -53,6 +59,26 @@ def test_complete() -> None:
     assert ended.stdout.startswith("The capital of France is Paris")
     piped = legato("complete", "-", "--max-tokens", "4", *SMALL, said="The capital of France is")
     assert piped.stdout == ended.stdout
+
+
+def test_what_comes_on_standard_input_is_utf8() -> None:
+    command = [sys.executable, "-m", "legato.cli", "complete", "-"]
+    ended = subprocess.run(command, input=b"caf\xe9", capture_output=True, timeout=120)
+    assert ended.returncode == 1
+    assert (
+        ended.stderr.startswith(b"legato: the text is not UTF-8") and ended.stderr.count(b"\n") == 1
+    )
+
+
+@pytest.mark.parametrize("words", [("models",), ("complete", "One, two,", *SMALL)])
+def test_a_reader_that_leaves_is_no_error(words: tuple[str, ...]) -> None:
+    """``legato models | head -1``"""
+    command = [sys.executable, "-m", "legato.cli", *words]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.close()
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 141 and b"Error" not in said
 
 
 def test_pull_and_models() -> None:

@@ -77,8 +77,10 @@ def test_numbers_have_bounds(settings: type, spec: Field[object]) -> None:
     for value in (least, most):
         assert getattr(settings(**{spec.name: value}), spec.name) == value
     beyond = {least - 1, most * 2, 10**30, float("nan"), float("inf"), "1"}
-    for value in beyond | ({1.5} if isinstance(least, int) else set()):
-        with pytest.raises(ConfigError, match=rf"{spec.name} must be {least} to {most}") as refused:
+    for value in beyond | ({least + 0.5} if isinstance(least, int) else set()):
+        kind = "a whole number, " if isinstance(least, int) and not isinstance(value, int) else ""
+        said = f"{spec.name} must be {kind}{least} to {most}"
+        with pytest.raises(ConfigError, match=f"^{said}") as refused:
             settings(**{spec.name: value})
         assert refused.value.field == spec.name
 

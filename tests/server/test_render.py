@@ -103,6 +103,16 @@ def test_what_is_wrong_is_one_line(
     assert words in said and said.count("\n") == 1
 
 
+def test_too_deep_a_request_is_one_line(
+    template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 100_000, encoding="utf-8")
+    assert main(["render", str(file), "--template", str(template)]) == 1
+    said = capsys.readouterr().err
+    assert "the request is not JSON" in said and said.count("\n") == 1
+
+
 def prompt(policy: str = "continue", trusted: bool = False, **fields: Any) -> str:
     asked = RenderRequest(**{"messages": BEGUN, **fields})
     template = ChatTemplate(SOURCE, bos_token="<s>", eos_token="</s>")

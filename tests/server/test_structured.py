@@ -188,12 +188,9 @@ def test_layouts(client: openai.OpenAI) -> None:
     assert not re.search(
         r"\s", say(client, extra_body={"structured_outputs": asked}).replace("J ", "")
     )
-    body = {
-        "guided_json": SCHEMA,
-        "guided_whitespace_pattern": " ?",
-        "guided_decoding_backend": "x",
-    }
-    assert "\n" not in say(client, extra_body=body)
+    body = {"guided_whitespace_pattern": " ?", "guided_decoding_backend": "x"}
+    for wanted in ({"guided_json": SCHEMA}, {"json_schema": SCHEMA}, {"response_format": FORMAT}):
+        assert "\n" not in say(client, extra_body={**body, **wanted})
 
 
 def test_a_completion(client: openai.OpenAI) -> None:
@@ -230,6 +227,12 @@ CONFLICT = "You can only use one kind of constraints for structured outputs"
         ({"guided_choice": "yes"}, "guided_choice", "expected array"),
         ({"guided_grammar": "start: foo"}, "guided_grammar", "unknown name"),
         ({"grammar": 'foo ::= "a"'}, "grammar", "no rule called root"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern", "is for JSON"),
+        ({"guided_choice": ["a"], "guided_whitespace_pattern": " "}, "guided_whitespace_pattern", "is for JSON"),
+        ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}}, "structured_outputs.disable_any_whitespace", "is for JSON"),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " ", "disable_any_whitespace": True}}, "structured_outputs.disable_any_whitespace", "exclude each other"),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " "}, "guided_whitespace_pattern": " "}, "structured_outputs.whitespace_pattern", "exclude each other"),
+        ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": "["}}, "structured_outputs.whitespace_pattern", "unclosed"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/"}}, "json_schema", "127.0.0.1:1"),
         ({"guided_json": {"patternProperties": {f"^{i:05}": {} for i in range(800)}}}, "guided_json", "too complex"),
     ],
@@ -268,7 +271,7 @@ def test_responses(client: openai.OpenAI) -> None:
 
 
 def test_allowed_tokens_that_the_grammar_forbids(server: RunningServer) -> None:
-    """At once, and in the middle of an answer that has begun well."""
+    """At once, and in the middle of an answer that has begun well; also where it must not end yet."""
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
     ids = {
         text: server.http.post("/tokenize", json={"prompt": text}).json()["tokens"][0]
@@ -283,6 +286,10 @@ def test_allowed_tokens_that_the_grammar_forbids(server: RunningServer) -> None:
                 extra_body={"guided_regex": pattern, "allowed_token_ids": [ids[allowed]]},
             )
         assert caught.value.param == "allowed_token_ids"
+    end = {"allowed_token_ids": [2], "min_tokens": 3}
+    with pytest.raises(openai.BadRequestError, match="forbids to end here") as caught:
+        client.completions.create(model="smollm2", prompt="Letters: ", max_tokens=6, extra_body=end)
+    assert caught.value.param == "min_tokens"
     kept = client.completions.create(
         model="smollm2",
         prompt="Letters: ",

@@ -184,3 +184,15 @@ def test_routes_that_clients_probe(tokenizer: Tokenizer) -> None:
     cancelled = server.ask(f"/v1/responses/{made}/cancel")
     assert cancelled.status_code == 400 and "synchronous" in cancelled.json()["error"]["message"]
     assert server.ask("/v1/responses/resp_x/cancel").status_code == 404
+
+
+def test_marks_that_only_the_servers_parser_knows(tokenizer: Tokenizer) -> None:
+    """A grammar begins behind the thoughts, whoever told their marks."""
+    plain = ChatTemplate(OPENS.replace("<think>\n", ""))
+    server = FakeServer(tokenizer, plain, 'me": 1}', reasoning_parser="deepseek_r1")
+    asked = begun('<think>ok</think>{"na')
+    form = {"type": "json_object"}
+    reply = server.ask("/v1/chat/completions", messages=asked, response_format=form)
+    assert reply.status_code == 200, reply.text
+    request = server.engine.requests[-1]
+    assert request.grammar_text + request.pending == b'{"na'

@@ -54,6 +54,18 @@ def test_after_a_kill_the_next_writer_writes(tmp_path: Path) -> None:
     assert payload_of(path) == b"last" and [*tmp_path.iterdir()] == [path]
 
 
+def test_a_reader_that_finds_its_file_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    keeper = Keeper(str(tmp_path), tmp_path / "model", ".kept")
+    (path,) = keeper.paths
+    save(path, iter([b"text"]))
+    new, old = (path.with_name(f"{path.name}.{name}.part") for name in ("0a", "0b"))
+    for part in (new, old):
+        part.write_bytes(b"half")
+    os.utime(old, (0, time.time() - ABANDONED - 1))
+    assert keeper.read(KEY) is not None
+    assert new.exists() and not old.exists()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_writers_leave_each_other_alone(tmp_path: Path, fails: bool) -> None:
     path = tmp_path / "kept"

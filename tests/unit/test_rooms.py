@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "drafting": LEAVES | {"request"},
     "gguf_file": LEAVES | {"_text"},
     "kept_file": LEAVES,
+    "parent": set(),
     "spare_memory": set(),
     "log_format": set(),
     "wire": set(),
@@ -33,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "faults": LEAVES | {"constraint", "plan", "sequence"},
     "scheduler": LEAVES | {"request", "batch", "cache", "drafting", "plan", "sequence"},
     "_native": {"batch"},
-    "weights": LEAVES | {"_native", "gguf_file", "kept_file", "batch"},
+    "weights": LEAVES | {"_native", "gguf_file", "kept_file", "parent", "batch"},
     "models": LEAVES | {"_native", "gguf_file", "batch", "weights"},
     "runner": LEAVES | {"_native", "batch", "request", "models", "sequence", "constraint"},
     "packing": LEAVES | {"batch", "request", "cache", "sequence", "plan", "constraint"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"faults", "messages", "models", "constraint", "draft_model", "drafting"},
     "engine_process": LEAVES
     | {"spare_memory", "log_format", "request", "messages", "engine", "models", "constraint"}
-    | {"persistence", "wire"},
+    | {"parent", "persistence", "wire"},
     "_text": set(),
     "text": LEAVES | {"request", "gguf_file", "_text"},
     "asking": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},

@@ -3,7 +3,9 @@
 What is left of the text is ``pending``. A token fits if it is the beginning of ``pending`` or goes
 beyond it. The model chooses first: a token that fits is taken, so that an answer of its own is
 retraced token by token. Where its choice does not fit, the text is none that the model would have
-written, and is spelled as the tokenizer spells it (the draft), unless a token goes beyond the cut.
+written, and is spelled as the tokenizer spells it (the draft), unless a token goes beyond the cut. Where
+the draft itself does, it is a remembered answer's: another rule had a say there (a grammar, which refused
+what was drawn), and has the same say again.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ def _fit(table: TokenTable, left: bytes, draft: int | None) -> Fit:
     """For a token that begins where ``left`` is left, and was drafted as ``draft``."""
     beyond = table.extending(left)
     within = table.beginnings(left[:-1])
+    allowed = table.mask(within, beyond)
+    if draft is not None and len(table.token(draft)) > len(left):
+        return Fit(allowed, table.mask([draft]))
     fallback = [draft] if draft is not None else within if not len(beyond) else []
-    return Fit(table.mask(within, beyond), table.mask(fallback, beyond))
+    return Fit(allowed, table.mask(fallback, beyond))
 
 
 class Healing:

@@ -23,7 +23,7 @@ class Thoughts:
 
     def __init__(self, thinking: Thinking) -> None:
         self._thinking = thinking
-        self._text = b""  # what may still be the beginning of a mark
+        self._text = thinking.begun  # what may still be the beginning of a mark
         self._used = thinking.used
         self._broke = False  # a newline followed the closing mark
         self._closing: list[int] = []  # what is left of the tokens that close the block

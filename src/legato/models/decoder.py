@@ -169,9 +169,14 @@ def plain_decoder(
         embed=Embed("embed_tokens.weight", sizes.vocab, sizes.hidden),
         residuals=tuple(residuals),
         head=head(config, sizes, norm("norm"), tied_default),
-        max_positions=sizes.max_positions,
+        max_positions=_context_length(config, sizes, attend(0).rope),
         ignored=IGNORED + tied_ignored(config, tied_default),
     )
+
+
+def _context_length(config: ModelConfig, sizes: Sizes, rope: Rope) -> int:
+    is_stretched = config.boolean("context_is_stretched", False)
+    return sizes.max_positions if is_stretched else rope.stretched(sizes.max_positions)
 
 
 def head(config: ModelConfig, sizes: Sizes, norm: RMSNorm, tied_default: bool) -> Head:

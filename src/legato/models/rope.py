@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from legato.weights.model_config import REQUIRED, ModelConfig
 
 F64 = NDArray[np.float64]
+MOST_POSITIONS: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class Rope:
     def scale(self) -> float:
         """Multiplies cos and sin."""
         return self.scaling.attention_factor if isinstance(self.scaling, YarnScaling) else 1.0
+
+    def stretched(self, positions: int) -> int:
+        """A context of ``positions``, as long as the scaling makes it. Whoever switches a scaling on, as
+        model cards say to, leaves ``max_position_embeddings`` as it was. Llama 3's has it included."""
+        match self.scaling:
+            case LinearScaling(factor):
+                longer = positions * factor
+            case YarnScaling(factor, original):
+                longer = original * factor
+            case _:
+                longer = positions
+        return max(positions, int(min(longer, MOST_POSITIONS)))
 
 
 def inverse_frequencies(rope: Rope) -> F64:

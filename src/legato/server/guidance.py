@@ -73,8 +73,7 @@ def guidance_of(fields: GuidanceFields, prompt: Prompt, service: Service, gramma
         budget = 0
     thinking = None
     if budget is not None or grammar:
-        parser, field = service.config.reasoning_parser, fields.budget_field
-        thinking = thinking_of(prompt, parser, budget, service.text, field)
+        thinking = thinking_of(prompt, budget, service.text, fields.budget_field)
     # A raw prompt is no part of the text that a grammar describes: its last word cannot be respelled.
     heals = fields.token_healing and not (grammar and not prompt.prefill)
     wanted = fields.wanted_grammar()

@@ -76,7 +76,7 @@ def _read_request(source: str) -> dict[str, Any]:
         body = msgspec.json.decode(text)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error}", "request") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the request is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise RequestError("the request must be a JSON object")

@@ -25,6 +25,7 @@ from legato.errors import ConfigError
 from legato.gguf_file import read_metadata
 from legato.messages import ProcessSettings
 from legato.server.bridge import EngineClient
+from legato.server.in_daemon import in_daemon
 from legato.server.spawning import Spawned
 from legato.spare_memory import give_back, keep_no_large_blocks
 from legato.weights import hub
@@ -187,7 +188,7 @@ async def _load(
 ) -> None:
     """Weights in the engine's process, the text side here, at the same time."""
     started = time.perf_counter()
-    files = await asyncio.to_thread(hub.resolve, config.model)
+    files = await in_daemon(hub.resolve, config.model)
     say(f"loading {files.name} from {files.path}")
     _, service, (tokenizer, template) = await asyncio.gather(  # one failure is told, not three
         engine.start(), _named(building, files), _text_side(building, files)

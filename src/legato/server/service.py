@@ -220,7 +220,7 @@ class Service:
             request,
             self.text,
             [self.memory.begin(salt, prompt, resumption) for _ in choices],
-            parting_of(prompt, self.config.reasoning_parser, self.text),
+            parting_of(prompt, self.text),
         )
 
     @cached_property

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What ``field`` asks for. ``source()`` is the grammar, or raises RequestError."""
+    """What ``field`` asks for. ``source()`` is the grammar, or raises RequestError; ``layout`` is JSON's."""
 
     field: str
     source: Callable[[], str]
+    layout: Layout | None = None
 
 
 class JsonSchemaFormat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -47,17 +48,18 @@ class ResponseFormat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     json_schema: JsonSchemaFormat | None = None
     schema: dict[str, Any] | None = None
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self, layout: Layout) -> list[Wanted]:
         field = "response_format"
         if self.type == "text":
             return []
         if self.type == "json_object":
-            return [schema_wanted(self.schema or {"type": "object"}, field)]
+            return [schema_wanted(self.schema or {"type": "object"}, field, layout)]
         if self.type != "json_schema":
             raise RequestError(f"{field}.type {self.type!r} is not supported", f"{field}.type")
         if self.json_schema is None:
             raise RequestError(f"{field}.json_schema is required", f"{field}.json_schema")
-        return [schema_wanted(self.json_schema.schema, field, strict=self.json_schema.strict)]
+        strict = self.json_schema.strict
+        return [schema_wanted(self.json_schema.schema, field, layout, strict=strict)]
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -73,14 +75,12 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self, layout: Layout) -> list[Wanted]:
         where = "structured_outputs"
         for name in ("structural_tag", "disable_additional_properties"):
             if getattr(self, name):
                 raise RequestError(f"{where}.{name} is not supported", f"{where}.{name}")
-        layout = Layout(is_compact=True) if self.disable_any_whitespace else FREE
-        if self.whitespace_pattern is not None:
-            layout = Layout(pattern=self.whitespace_pattern)
+        layout = self._layout(layout)
         kinds = {name: getattr(self, name) for name in _KINDS}
         found = _wanted(f"{where}.", kinds, layout)
         if self.json_object:
@@ -90,7 +90,30 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                 "You must use one kind of structured outputs constraint but none are specified",
                 where,
             )
+        _need_json(found, layout)
         return found
+
+    def _layout(self, asked: Layout) -> Layout:
+        """One of the three ways to ask for it."""
+        wishes = [] if asked is FREE else [asked]
+        if self.whitespace_pattern is not None:
+            wishes.append(_pattern_layout(self.whitespace_pattern, "structured_outputs."))
+        if self.disable_any_whitespace:
+            name = "structured_outputs.disable_any_whitespace"
+            wishes.append(Layout(is_compact=True, field=name))
+        if len(wishes) > 1:
+            names = [wish.field for wish in wishes]
+            raise RequestError(f"{' and '.join(names)} exclude each other", names[1])
+        return wishes[0] if wishes else FREE
+
+
+def _need_json(found: list[Wanted], layout: Layout) -> None:
+    if layout.field and all(one.layout is None for one in found):
+        raise RequestError(f"{layout.field} is for JSON, which nothing asks for", layout.field)
+
+
+def _pattern_layout(pattern: str, prefix: str) -> Layout:
+    return Layout(pattern=pattern, field=f"{prefix}whitespace_pattern")
 
 
 def openai_grammar(
@@ -101,14 +124,15 @@ def openai_grammar(
 ) -> Wanted | None:
     """``fields`` has vLLM's older ones (``guided_json`` ...), and llama.cpp's ``json_schema`` and
     ``grammar``; ``pattern`` is ``guided_whitespace_pattern``."""
-    found = response_format.wanted() if response_format else []
+    layout = FREE if pattern is None else _pattern_layout(pattern, "guided_")
+    found = response_format.wanted(layout) if response_format else []
     if structured_outputs is not None:
-        found += structured_outputs.wanted()
-    layout = FREE if pattern is None else Layout(pattern=pattern)
+        found += structured_outputs.wanted(layout)
     found += _wanted("guided_", {name: fields[f"guided_{name}"] for name in _KINDS}, layout)
     found += _wanted("", {"grammar": fields["grammar"] or None})
     if fields["json_schema"] is not None:
-        found.append(schema_wanted(fields["json_schema"], "json_schema"))
+        found.append(schema_wanted(fields["json_schema"], "json_schema", layout))
+    _need_json(found, layout)
     return _only(found)
 
 
@@ -209,7 +233,8 @@ def schema_wanted(
     schema: Any, field: str, layout: Layout = FREE, *, strict: bool | None = None
 ) -> Wanted:
     """JSON under ``schema``."""
-    return Wanted(field, partial(sources.json_schema, schema, field, layout=layout, strict=strict))
+    source = partial(sources.json_schema, schema, field, layout=layout, strict=strict)
+    return Wanted(field, source, layout)
 
 
 async def grammar_of(fields: GuidanceFields, prompt: Prompt | None, service: Service) -> str:
@@ -231,6 +256,9 @@ _threads = ThreadPoolExecutor(2, "grammars")
 
 def _checked(wanted: Wanted, prompt: Prompt | None, service: Service) -> str:
     source = wanted.source()
+    if wanted.layout is not None and wanted.layout.field and wanted.layout.pattern:
+        pattern, field = wanted.layout.pattern, wanted.layout.field
+        service.grammars.check(sources.regex(pattern, field), field, b"")
     begun = "" if prompt is None else given_content(prompt, service.text)
     service.grammars.check(source, wanted.field, begun.encode())
     return source

@@ -42,6 +42,7 @@ class Prompt:
     field: Literal["content", "reasoning_content"] = "content"  # what ``prefill`` belongs to
     reasoning: str = ""  # reasoning the client wrote, closed before ``seam``
     template: ChatTemplate | None = None  # that made it; None: no template did
+    reasoning_parser: str = "auto"  # how its answers' thoughts are told from their content
     is_text: bool = True  # False: the client gave token ids
     names_answer: bool = False  # a raw prompt whose client said that its answer begins at ``seam``
     answer_start: int = -1  # character offset where the model's own words begin; -1: ``seam``
@@ -100,7 +101,7 @@ def build_prompt(
         opens = outcome is Outcome.NEW_TURN
         text = template.render(turns, add_generation_prompt=opens, **options)
         prompt = Prompt(text, [], len(text), "")
-    prompt = replace(prompt, template=template)
+    prompt = replace(prompt, template=template, reasoning_parser=reasoning_parser)
     return _restored(_encoded(prompt, tokenizer, quotes) if tokenizer else prompt, quotes)
 
 

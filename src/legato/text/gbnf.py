@@ -22,9 +22,11 @@ seconds at worst, and one more for everything else; other threads run meanwhile.
 # What is never closed is a part, too, at which reading ends: each would be sought to the end again.
 _PARTS = re.compile(
     r'(?P<text>"(?:\\.|[^"\\])*")|(?P<set>\[(?:\\.|[^\]\\])*\])|(?P<comment>#[^\n]*)'
-    r"|(?P<times>\{[^}]*\})|(?P<name>[A-Za-z0-9_-]+)|(?P<open>[\"\[{])",
+    r"|(?P<times>\{[^}]*\})|(?P<name>[A-Za-z0-9_-]+)|(?P<any>\.)|(?P<open>[\"\[{])",
     re.DOTALL,
 )
+_ANY = "[\\x00-\U0010ffff]"  # a newline, too
+_EMPTY_FIRST = re.compile(r"::=[^\S\n]*+\n\s*+\|")  # the converter wants it on one line
 _RULE = re.compile(r"(?<![\w-])([\w-]++)\s*+::=")
 _CHARACTER = re.compile(
     r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})|(\\?.)", re.DOTALL
@@ -50,7 +52,6 @@ def to_lark(grammar: str, field: str) -> str:
         raise RequestError(f"{field} has no rule called root", field)
     if len(names) > MAX_RULES:
         raise RequestError(f"{field} has {len(names)} rules, at most {MAX_RULES} are", field)
-    parts += words.count(".")
     if len(names) * parts > MAX_WORK:
         most = MAX_WORK // len(names)
         raise RequestError(f"{field}: its rules have {parts} parts, at most {most} are", field)
@@ -65,9 +66,11 @@ def to_lark(grammar: str, field: str) -> str:
             if text not in names:
                 raise RequestError(f"{field} has no rule called {text}", field)
             return names[text]
+        if kind == "any":
+            return _ANY
         return text if kind == "times" else ""
 
-    plainly = _PARTS.sub(plain, grammar)
+    plainly = _EMPTY_FIRST.sub("::= |", _PARTS.sub(plain, grammar))
     try:
         return gbnf_to_lark(plainly)
     except RecursionError:

@@ -44,10 +44,11 @@ _SPACE_FIRST = '{"allow_initial_skip": true}'
 
 @dataclass(frozen=True)
 class Layout:
-    """How the parts of a JSON text may be set apart."""
+    """How the parts of a JSON text may be set apart. ``field``: who asked for it."""
 
     pattern: str = SPACES  # a regular expression for the white space at one place
     is_compact: bool = False  # none at all
+    field: str = ""
 
 
 FREE = Layout()

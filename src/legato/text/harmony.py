@@ -52,8 +52,8 @@ class HarmonySplit:
             self.reasoning_tokens += tokens
         return parted
 
-    def finish(self) -> Parted:
-        return self._step(final=True)
+    def finish(self, *, goes_on: bool = False) -> Parted:
+        return Parted("", "") if goes_on else self._step(final=True)
 
     def _step(self, *, final: bool) -> Parted:
         said = {"analysis": "", "final": ""}

@@ -7,9 +7,10 @@ the vocabulary, which it would hold twice (docs/benchmarks.md, "Start").
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import tokenizers
@@ -17,6 +18,7 @@ import tokenizers
 from legato.text.byte_level import ByteLevelEncoder
 from legato.text.encoder import Encoder
 from legato.text.gguf_keys import TokenType
+from legato.text.hf_files import AddedToken, Id
 from legato.text.pieces import pieces_of
 from legato.text.spelling import BYTE_ALPHABET
 from legato.text.word_cutter import WordCutter
@@ -26,21 +28,10 @@ _KEEPS_ALL: Final = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contig
 
 _NFC: Final = {"type": "NFC"}
 _NO_STEPS: Final[dict[str, Any]] = {"type": "Sequence", "normalizers": []}
-_Id = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _Added(msgspec.Struct):
-    id: _Id
-    content: str
-    special: bool
-    normalized: bool
-    single_word: bool
-    lstrip: bool
-    rstrip: bool
 
 
 class _Model(msgspec.Struct, tag="BPE"):
-    vocab: dict[str, _Id]
+    vocab: dict[str, Id]
     merges: list[str | tuple[str, str]]
     dropout: float | None = None
     unk_token: str | None = None
@@ -52,7 +43,7 @@ class _Model(msgspec.Struct, tag="BPE"):
 
 class _File(msgspec.Struct):
     model: _Model
-    added_tokens: list[_Added]
+    added_tokens: list[AddedToken]
     pre_tokenizer: dict[str, Any]
     normalizer: dict[str, Any] | None = None
     post_processor: dict[str, Any] | None = None
@@ -74,10 +65,13 @@ class FileVocabulary:
     """Whether a space is put before the first word."""
 
 
-def read_byte_level(path: Path) -> FileVocabulary | None:
-    """None if the file is another kind of tokenizer, or is broken: the library says how."""
+def read_byte_level(path: Path, declared: Sequence[AddedToken] = ()) -> FileVocabulary | None:
+    """``declared``: what another file adds. None if the file is another kind of tokenizer, or is broken:
+    the library says how."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
+        known = {token.content for token in file.added_tokens}
+        file.added_tokens += [token for token in declared if token.content not in known]
         tokens = _tokens(file)
         if tokens is None or not _is_plain(file):
             return None

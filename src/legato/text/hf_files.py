@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from legato.errors import ModelError
+
+Id = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class AddedToken(msgspec.Struct):
+    """A token that is matched in text before anything else."""
+
+    id: Id
+    content: str
+    special: bool
+    normalized: bool
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -35,3 +51,22 @@ def special_token_names(folder: Path) -> dict[str, str]:
     entries = [item for file in files for item in read_json(folder / file).items()]
     names = {key: token_name(value) for key, value in entries if key.endswith("_token")}
     return {key: name for key, name in names.items() if name is not None}
+
+
+def declared_tokens(folder: Path, config: dict[str, Any]) -> list[AddedToken]:
+    """Those of ``tokenizer_config.json``, by their ids. Most tokenizer.json have the same ones."""
+    name, plain = "added_tokens_decoder", dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    try:
+        found = [
+            {
+                **plain,
+                "special": False,
+                "normalized": not token.get("special"),
+                **token,
+                "id": int(id),
+            }
+            for id, token in (config.get(name) or {}).items()
+        ]
+        return sorted(msgspec.convert(found, list[AddedToken]), key=lambda token: token.id)
+    except (AttributeError, TypeError, ValueError, msgspec.ValidationError) as error:
+        raise ModelError(f"{folder / 'tokenizer_config.json'}: key {name!r}: {error}") from error

@@ -1,7 +1,7 @@
 """Reads a Hugging Face folder's tokenizer: ``tokenizer.json`` and the small files around it.
 
 tokenizer.json           the vocabulary and every rule
-tokenizer_config.json    names of BOS and EOS; may override whether they are added
+tokenizer_config.json    names of BOS and EOS; may override whether they are added, and have more tokens
 special_tokens_map.json  the same names, in older folders
 generation_config.json   the ids that end an answer (one or a list); config.json in older folders
 """
@@ -9,20 +9,29 @@ generation_config.json   the ids that end an answer (one or a list); config.json
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from msgspec.structs import asdict
 
 from legato.errors import ModelError, UnsupportedModelError
 from legato.text.encoder import Encoder
 from legato.text.hf_byte_level import FileVocabulary, read_byte_level
-from legato.text.hf_files import read_json, special_token_names, token_name
+from legato.text.hf_files import (
+    AddedToken,
+    declared_tokens,
+    read_json,
+    special_token_names,
+    token_name,
+)
 from legato.text.library_encoder import LibraryEncoder
 from legato.text.spelling import SPACE, Spelling, byte_level, literal, sentencepiece
 from legato.text.vocabulary import Tokenizer
 
+log = logging.getLogger(__name__)
 _BYTE_LEVEL_PARTS = {"ByteLevel"}
 _SENTENCEPIECE_PARTS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
@@ -34,8 +43,9 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         raise UnsupportedModelError(
             f"{folder}: there is no tokenizer.json (tokenizers in other files are not supported)"
         )
-    vocabulary = read_byte_level(path) or _library(path)
     config = read_json(folder / "tokenizer_config.json")
+    declared = declared_tokens(folder, config)
+    vocabulary = read_byte_level(path, declared) or _library(path, declared)
     bos = _named_token(folder, config, vocabulary.encoder, "bos_token")
     eos = _named_token(folder, config, vocabulary.encoder, "eos_token")
     prefix, suffix = _frame(path, vocabulary.rules)
@@ -56,8 +66,9 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _library(path: Path) -> FileVocabulary:
+def _library(path: Path, declared: Sequence[AddedToken]) -> FileVocabulary:
     backend = _backend(path)
+    _add(backend, declared, path)
     spelling, space_prefix = _spelling(path, backend)
     added = backend.get_added_tokens_decoder()
     spelled = {
@@ -82,6 +93,29 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _add(backend: tokenizers.Tokenizer, declared: Sequence[AddedToken], path: Path) -> None:
+    """Those that the file does not have. The library numbers them itself: one that would get another id than
+    the model knows it by is text instead, as it would be without that other file."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for token in declared:
+        if token.content in known:
+            continue
+        try:
+            id = backend.token_to_id(token.content)
+        except UnicodeEncodeError:
+            id = -1
+        if token.id == (backend.get_vocab_size() if id is None else id):
+            flags = {name: value for name, value in asdict(token).items() if name != "id"}
+            backend.add_tokens([tokenizers.AddedToken(**flags)])
+        else:
+            log.warning(
+                "%s: key 'added_tokens_decoder': %d: %r cannot have this id, beside tokenizer.json; it is text",
+                path.with_name("tokenizer_config.json"),
+                token.id,
+                token.content,
+            )
 
 
 def _spelling(path: Path, backend: tokenizers.Tokenizer) -> tuple[Spelling, bool]:

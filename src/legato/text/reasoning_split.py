@@ -21,7 +21,11 @@ class Parted(NamedTuple):
 
 
 class Split(Protocol):
-    """One choice's. ``push`` gives what is certain, ``finish`` the rest."""
+    """One choice's. ``push`` gives what is certain, ``finish`` the rest.
+
+    ``goes_on``: the answer was cut off, and may be continued. Then what may be a beginning of a mark is left
+    out: sent back, it would be a thought, and the rest of the mark another.
+    """
 
     reasoning_tokens: int
 
@@ -31,17 +35,22 @@ class Split(Protocol):
         ...
 
     def push(self, new: str, tokens: int = 1) -> Parted: ...
-    def finish(self) -> Parted: ...
+    def finish(self, *, goes_on: bool = False) -> Parted: ...
 
 
 class ReasoningSplit:
-    """``reasoning_tokens`` are those between the marks, without the newlines that precede the closing one."""
+    """``reasoning_tokens`` are those between the marks, without the newlines that precede the closing one.
 
-    def __init__(self, block: Block, where: Where) -> None:
+    ``begun``: thoughts that were given, if the answer goes on within them.
+    """
+
+    def __init__(self, block: Block, where: Where, begun: str = "") -> None:
         self.reasoning_tokens = 0
         self._block = block
         self._where: Where = where
-        self._text = ""  # held back
+        self._text = begun[_certain(begun, block.closing) :]  # held back
+        self._given = len(self._text)  # characters of it that are not the answer's
+        self._has_thoughts = bool(begun)
         self._held_tokens = 0
         self._fresh = False  # the opening mark has just come
         self._wrapping = None if block.answer is None else _Wrapping(*block.answer)
@@ -60,10 +69,18 @@ class ReasoningSplit:
         self._count(tokens, was_inside)
         return parted
 
-    def finish(self) -> Parted:
+    def finish(self, *, goes_on: bool = False) -> Parted:
+        if goes_on:
+            return Parted(self._first_newlines(), "")
         parted = self._step(final=True)
         self._count(0, self._where == "inside")
         return parted
+
+    def _first_newlines(self) -> str:
+        """All that is held of thoughts that have just begun: without them there would be nothing to go on from."""
+        if self._where != "inside" or self._has_thoughts:
+            return ""
+        return self._text[: len(self._text) - len(self._text.lstrip("\n"))]
 
     def _count(self, tokens: int, was_inside: bool) -> None:
         """Tokens that may be the closing mark's do not count until they turn out not to be."""
@@ -81,6 +98,7 @@ class ReasoningSplit:
             self._begin(final)
         if self._where == "inside":
             thoughts = self._inside(final)
+            self._has_thoughts = self._has_thoughts or bool(thoughts)
         if self._where == "closed":
             self._text = self._text.lstrip("\n")
             self._where = "content" if self._text else "closed"
@@ -106,14 +124,15 @@ class ReasoningSplit:
         thoughts, closing, rest = self._text.partition(self._block.closing)
         if closing:
             self._text, self._where = rest, "closed"
-            return thoughts.rstrip("\n")
+            return thoughts.rstrip("\n")[self._given :]
         return self._give(self._block.closing, final)
 
     def _give(self, mark: str, final: bool) -> str:
         """The held text but for its end that may be newlines before, or a beginning of, ``mark``."""
         keep = len(self._text) if final else _certain(self._text, mark)
-        given, self._text = self._text[:keep], self._text[keep:]
-        return given
+        new, self._text = self._text[self._given : keep], self._text[keep:]
+        self._given = max(self._given - keep, 0)
+        return new
 
     def _unwrapped(self, content: str, final: bool) -> str:
         return content if self._wrapping is None else self._wrapping.push(content, final)

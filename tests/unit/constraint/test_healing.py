@@ -62,6 +62,9 @@ def plain_fits(
         beyond = {id for id, text in spelled.items() if text.startswith(left)}
         within = {id for id, text in spelled.items() if left.startswith(text) and text != left}
         fallback = within if not beyond else set()
+        if draft and len(tokens[draft[0]]) > len(left):  # of a remembered answer
+            found.append((within | beyond, {draft[0]}))
+            break
         found.append((within | beyond, beyond | ({draft[0]} if draft else fallback)))
         if not draft:
             break

@@ -109,6 +109,25 @@ def test_more_urgent_requests_preempt() -> None:
     assert tokens(outputs, "fast") == expected(fast, 0, 64)[0]
 
 
+@pytest.mark.parametrize("prompt", [3, 40])
+def test_who_has_to_give_way_leaves_nothing_in_the_plan(prompt: int) -> None:
+    """What a step is expected to take, and what it teaches, are counted by what it has."""
+    engine = make(num_blocks=64, max_num_seqs=2, max_num_batched_tokens=16)
+    for name in "ab":
+        slow = ask(name, [1] * prompt, max_tokens=50)
+        slow.priority = 1
+        engine.add(slow)
+    for _ in range(3):
+        engine.step()
+    for name in "cd":
+        engine.add(ask(name, [2] * 5, max_tokens=3))
+    parts, plan = engine._scheduler.schedule(), engine._scheduler._last
+    assert [part.sequence.request.id for part in parts] == ["c", "d"]
+    assert plan.num_prompt_tokens == 10 and plan.depth == 2
+    assert plan.num_decode_rows == plan.num_long == 0
+    assert plan.tokens_left == 16 - 10
+
+
 def test_cancel_one_choice_and_then_all() -> None:
     engine = make()
     engine.add(ask("a", [1, 2], n=3, max_tokens=50))

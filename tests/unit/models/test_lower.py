@@ -189,6 +189,23 @@ def test_a_llama_file_with_a_window_is_a_mistral(tmp_path: Path) -> None:
     assert {options["interleaved"] for _, options in notes.named("rope")} == {True}
 
 
+@pytest.mark.parametrize(
+    ("extra", "max_positions"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_context_length": 128}, 512),
+        ({"type": "yarn", "factor": 4.0, "original_context_length": 32}, 256),
+        ({"type": "yarn", "factor": 4.0}, 256),
+        ({"type": "linear", "factor": 4.0, "original_context_length": 128}, 256),
+    ],
+)
+def test_a_gguf_file_tells_its_context_after_scaling(
+    tmp_path: Path, extra: dict[str, Any], max_positions: int
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, {f"rope.scaling.{key}": value for key, value in extra.items()})
+    assert read_spec(checkpoint.open(local_files(path)).config).max_positions == max_positions
+
+
 def test_unknown_gguf_architecture(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", architecture="mamba")
     with pytest.raises(UnsupportedModelError, match=r"general\.architecture: 'mamba' is not supp"):

@@ -135,6 +135,8 @@ QWEN3 = COMMON | {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+"""As Qwen's model cards say to switch it on."""
 GEMMA270M = COMMON | {
     "_sliding_window_pattern": 6,
     "architectures": ["Gemma3ForCausalLM"],
@@ -212,6 +214,26 @@ def test_sizes(
     assert ((first.heads, first.kv_heads), first.head_dim) == (heads, head_dim)
     assert read.max_positions == max_positions
     assert (read.head.weight == read.embed.weight) == tied
+
+
+@pytest.mark.parametrize(
+    ("config", "scaling", "max_positions"),
+    [
+        (QWEN3, YARN, 131072),
+        (QWEN25, {"type": "yarn"} | YARN, 131072),
+        (QWEN3, YARN | {"factor": 1.1}, 40960),  # less than it has without
+        (QWEN3 | {"max_position_embeddings": 262144}, YARN, 262144),
+        (QWEN25, YARN | {"original_max_position_embeddings": None}, 131072),
+        (LLAMA2, {"type": "linear", "factor": 4.0}, 16384),  # Vicuna 16k
+        (LLAMA2, {"type": "linear", "factor": 0.5}, 4096),
+        (LLAMA2, {"type": "linear", "factor": 1e300}, 2**31 - 1),
+        (GEMMA270M, {"rope_type": "linear", "factor": 8.0}, 32768),
+    ],
+)
+def test_a_scaling_makes_the_context_longer(
+    config: dict[str, Any], scaling: dict[str, Any], max_positions: int
+) -> None:
+    assert spec(config | {"rope_scaling": scaling}).max_positions == max_positions
 
 
 def test_windows() -> None:

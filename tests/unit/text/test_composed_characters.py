@@ -89,7 +89,7 @@ def test_thoughts_have_as_many_tokens_as_the_model_sees(
     used = set()
     for text in (thoughts, composed(thoughts)):
         prompt = chat(composing, template, reasoning_content=text)
-        thinking = thinking_of(prompt, "auto", 1000, composing)
+        thinking = thinking_of(prompt, 1000, composing)
         guidance = Guidance(thinking=thinking, token_healing=healing)
         made = request(composing, prompt, guidance)
         assert made.thinking is not None

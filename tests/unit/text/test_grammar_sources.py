@@ -95,6 +95,8 @@ def begins(source: str, text: str) -> bool:
         ('root ::= a{2,3} b{2}\na ::= "x" a? "y"\nb ::= "q"', ["xyxyqq", "xxyyxyqq"], ["xyqq"]),
         ('root ::= | "\\x0b\\r\\n\\t\\"\\\\"', ["", '\x0b\r\n\t"\\'], ["x"]),
         ('root ::= "é" .{2}', ["éab"], ["é", "éabc"]),
+        ('root ::= . . "x"', ["\nax", "éax", "\U0010ffff\0x"], ["ax"]),
+        ('root ::=\n  | "a" "."', ["", "a."], ["ab"]),
     ],
 )  # fmt: skip
 def test_gbnf(source: str, good: list[str], bad: list[str]) -> None:

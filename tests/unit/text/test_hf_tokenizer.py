@@ -125,6 +125,66 @@ def test_the_config_may_override_the_post_processor(tmp_path: Path) -> None:
     assert load_tokenizer(folder).encode("Hi") == [*bare, 1]
 
 
+def declared(first: int) -> dict[str, Any]:
+    """As transformers writes them."""
+    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    names = {"<|im_start|>": True, "<s>": True, "<think>": False}
+    tokens = [{"content": name, "special": special} | flags for name, special in names.items()]
+    ids = [first, 0, first + 1]
+    return {str(id): token for id, token in zip(ids, tokens, strict=True)}
+
+
+@pytest.mark.parametrize("shape", ["byte_level", "gemma"])
+def test_tokens_that_only_the_config_has(shape: str, tmp_path: Path) -> None:
+    backend = SHAPES[shape]()
+    size = backend.get_vocab_size()
+    more = declared(size)
+    more["0"]["content"] = backend.id_to_token(0)
+    folder = write(tmp_path, backend, tokenizer_config={"added_tokens_decoder": more})
+    reference = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.vocab_size == len(reference) == size + 2
+    assert {size, size + 1} <= tokenizer.added_ids
+    assert size in tokenizer.special_ids and size + 1 not in tokenizer.special_ids
+    text = "<|im_start|>user\n<think>Hi<|im_start|>"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert ids == reference.encode(text, add_special_tokens=False)
+    assert ids.count(size) == 2 and ids.count(size + 1) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("shape", ["byte_level", "gemma"])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"7": {"special": True}}, "content"),
+        ({"7": "<tool>"}, "key 'added_tokens_decoder'"),
+        ({"seven": {"content": "<tool>"}}, "seven"),
+        ([1], "key 'added_tokens_decoder'"),
+    ],
+)
+def test_tokens_of_the_config_that_cannot_be_are_named(
+    shape: str, changed: Any, message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, SHAPES[shape](), tokenizer_config={"added_tokens_decoder": changed})
+    with pytest.raises(ModelError, match=rf"tokenizer_config\.json: .*{message}"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["byte_level", "gemma"])
+@pytest.mark.parametrize(("id", "content"), [(7, "<tool>"), (99999, "<tool>"), (7, "\ud800")])
+def test_tokens_of_the_config_that_have_no_place_are_text(
+    shape: str, id: int, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = SHAPES[shape]()
+    more = {str(id): {"content": content, "special": True}}
+    folder = write(tmp_path, backend, tokenizer_config={"added_tokens_decoder": more})
+    tokenizer = load_tokenizer(folder)
+    assert f"{id}: {content!r} cannot have this id" in caplog.text
+    assert tokenizer.vocab_size == backend.get_vocab_size()
+    assert tokenizer.encode("<tool>") == backend.encode("<tool>").ids
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load_tokenizer(tmp_path / "absent")

@@ -7,10 +7,11 @@ import pytest
 from legato.config import REASONING_PARSERS, ServerConfig
 from legato.errors import ConfigError
 from legato.text.continuation import build_prompt
-from legato.text.parting import block_at
+from legato.text.parting import parting_of
 from legato.text.reasoning import HARMONY
 from legato.text.reasoning_parsers import PARSERS
 from legato.text.template import ChatTemplate
+from legato.text.vocabulary import Tokenizer
 
 PLAIN = ChatTemplate("{% for m in messages %}{{ m.content }}\n{% endfor %}A: ")
 THINKS = ChatTemplate(PLAIN.sources["default"] + "{% if think %}<think></think>{% endif %}")
@@ -49,8 +50,8 @@ def test_given_thoughts_stand_between_the_named_marks(parser: str, ends: str) ->
     ],
 )
 def test_a_name_overrules_the_template(
-    template: ChatTemplate, parser: str, opening: str | None
+    template: ChatTemplate, parser: str, opening: str | None, smollm2: Tokenizer
 ) -> None:
-    prompt = build_prompt(template, None, [{"role": "user", "content": "hi"}])
-    block = block_at(prompt, parser)
-    assert (block.opening if block else None) == opening
+    asked = [{"role": "user", "content": "hi"}]
+    parting = parting_of(build_prompt(template, smollm2, asked, reasoning_parser=parser), smollm2)
+    assert (parting.block.opening if parting else None) == opening

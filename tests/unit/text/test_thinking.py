@@ -66,7 +66,7 @@ def test_the_block_is_closed_as_the_template_does(
     name: str, kwargs: dict[str, Any], closing: str | None, published: Published, smollm2: Tokenizer
 ) -> None:
     prompt = build_prompt(published[f"{name}.jinja"], smollm2, ASKED, template_kwargs=kwargs)
-    thinking = thinking_of(prompt, "none", 5, smollm2)
+    thinking = thinking_of(prompt, 5, smollm2)
     said = thinking and smollm2.decode(thinking.closing_ids, skip_special_tokens=False)
     assert said == closing
 
@@ -79,8 +79,8 @@ def test_where_no_thoughts_come(published: Published, smollm2: Tokenizer) -> Non
         {"content": "<think>\nSo.\n</think>\n\nIt is"},
     ):
         prompt = build_prompt(qwen, smollm2, [*ASKED, {"role": "assistant", **last}])
-        assert thinking_of(prompt, "auto", 5, smollm2) is None
+        assert thinking_of(prompt, 5, smollm2) is None
     prompt = build_prompt(published["czheng-llama-3-instruct.jinja"], smollm2, ASKED)
-    assert thinking_of(prompt, "auto", None, smollm2) is None
+    assert thinking_of(prompt, None, smollm2) is None
     with pytest.raises(RequestError, match="no thoughts to limit"):
-        thinking_of(prompt, "auto", 5, smollm2)
+        thinking_of(prompt, 5, smollm2)

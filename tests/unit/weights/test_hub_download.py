@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from stub_hub import COMMIT, StubHub, serving
 
@@ -22,11 +25,18 @@ FILES = {
     "model.safetensors": BIG,
     "tokenizer.json": b"{}",
     "chat_template.jinja": b"{{ messages }}",
+    "chat_template.json": b'{"chat_template": "{{ messages }}"}',
     "README.md": b"not needed",
     "pytorch_model.bin": b"never fetched",
     "original/consolidated.safetensors": b"never fetched",
 }
-WANTED = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+WANTED = {
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+}
 
 
 @pytest.fixture
@@ -159,8 +169,28 @@ def test_a_killed_process_is_continued_by_the_next(stub: StubHub, tmp_path: Path
     assert hub.installed() == []
     stub.stall_after = None
     files = hub.pull("org/tiny", progress=False)
-    assert stub.ranges()[-4:].count(f"bytes={have}-") == 1
+    assert stub.ranges()[-len(WANTED) :].count(f"bytes={have}-") == 1
     assert (files.path / "model.safetensors").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_downloads_ends_when_told_to(stub: StubHub, told: signal.Signals) -> None:
+    stub.stall_after = 1_000_000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "legato.cli", "serve", "org/tiny", "--port", str(port)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert stub.stalled.wait(20)
+        assert httpx.get(f"http://127.0.0.1:{port}/ready", timeout=20).status_code == 503
+        child.send_signal(told)
+        assert child.wait(8) in (0, 130)  # the stub's own patience is 20 s
+    finally:
+        child.kill()
+        _, said = child.communicate()
+    assert "Traceback" not in said and "HTTP Request" not in said
+    stub.stall_after = None
+    assert (hub.pull("org/tiny", progress=False).path / "model.safetensors").read_bytes() == BIG
 
 
 def test_two_processes_do_not_mix_their_bytes(stub: StubHub, tmp_path: Path) -> None:
@@ -241,6 +271,34 @@ def test_one_of_several_gguf_files(stub: StubHub) -> None:
     files = hub.pull("org/tiny:q8_0", progress=False)
     assert (files.kind, files.name, files.path.name) == ("gguf", "org/tiny:q8_0", "tiny.Q8_0.gguf")
     assert hub.installed() == [files]
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [
+        ("Q6_K", "tiny-Q6_K.gguf"),
+        ("q6_k", "tiny-Q6_K.gguf"),
+        ("Q6_K.gguf", "tiny-Q6_K.gguf"),
+        ("tiny-Q6_K.gguf", "tiny-Q6_K.gguf"),
+        ("Q6_K_L", "tiny-Q6_K_L.gguf"),
+        ("f16", "tiny.f16.gguf"),
+        ("bf1", "tiny.bf16.gguf"),
+        ("Q6", None),
+        ("tiny", None),
+    ],
+)
+def test_a_choice_that_says_a_name_in_full_is_no_other(
+    stub: StubHub, choice: str, name: str | None
+) -> None:
+    files = ("tiny-Q6_K.gguf", "tiny-Q6_K_L.gguf", "tiny.f16.gguf", "tiny.bf16.gguf")
+    stub.files = {file: file.encode() for file in files}
+    if name is None:
+        with pytest.raises(ModelError, match="choose one GGUF file"):
+            hub.pull(f"org/tiny:{choice}", progress=False)
+        return
+    found = hub.pull(f"org/tiny:{choice}", progress=False)
+    assert (found.path.name, found.name) == (name, f"org/tiny:{choice}")
+    assert hub.resolve(f"org/tiny:{choice}") == found and hub.installed() == [found]
 
 
 def test_no_space_is_one_clear_line(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:

