@@ -9,6 +9,7 @@ ranks of byte strings (tiktoken's form): a token is made of the two tokens that 
 
 from __future__ import annotations
 
+import argparse
 import base64
 import subprocess
 import sys
@@ -104,7 +105,9 @@ def weights(writer: gguf.GGUFWriter) -> None:
 
 
 def main() -> None:
-    writer = gguf.GGUFWriter(sys.argv[1], "qwen2")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", help="where the model is written")
+    writer = gguf.GGUFWriter(parser.parse_args().file, "qwen2")
     writer.add_block_count(LAYERS)
     writer.add_context_length(4096)
     writer.add_embedding_length(HIDDEN)

@@ -7,6 +7,7 @@ pip is not used for the download: it would run the package's own set-up to learn
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -145,8 +146,14 @@ def _say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("processor", nargs="?", choices=PROCESSORS, default="native")
+    print(build(parser.parse_args().processor))
+
+
 if __name__ == "__main__":
     try:
-        print(build(*sys.argv[1:2]))
+        main()
     except LegatoError as error:
         sys.exit(f"bench: {error}")

@@ -1,6 +1,6 @@
 """The race as a table and as plots, from its JSON.
 
-python benchmarks/race_report.py bench-results/race.json [plots folder]
+python benchmarks/race_report.py bench-results/race.json [--plots DIR]
 """
 
 from __future__ import annotations

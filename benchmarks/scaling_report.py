@@ -1,6 +1,6 @@
 """The curves as tables, laws and plots, from their JSON.
 
-python benchmarks/scaling_report.py bench-results/scaling.json [plots folder]
+python benchmarks/scaling_report.py bench-results/scaling.json [--plots DIR]
 """
 
 from __future__ import annotations

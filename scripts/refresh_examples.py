@@ -6,6 +6,7 @@ before it is committed: an example may have stopped to show what the text around
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ def refresh(snippet: Snippet, url: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     server = start_server(MODEL, *SETTINGS)
     try:
         for page in PAGES:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
         RequestError,
         UnsupportedModelError,
     )
-    from legato.llm import LLM, CompletionOutput, RequestOutput
+    from legato.llm import LLM
     from legato.request import SamplingParams
+    from legato.request_output import CompletionOutput, RequestOutput
 
 __version__ = "0.1.0"
 
@@ -45,8 +46,8 @@ __all__ = [
 
 _HOMES = {
     "LLM": "legato.llm",
-    "CompletionOutput": "legato.llm",
-    "RequestOutput": "legato.llm",
+    "CompletionOutput": "legato.request_output",
+    "RequestOutput": "legato.request_output",
     "SamplingParams": "legato.request",
 }
 

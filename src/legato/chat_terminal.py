@@ -8,8 +8,9 @@ from contextlib import closing, suppress
 from typing import TextIO
 
 from legato.errors import RequestError
-from legato.llm import LLM, Message
+from legato.llm import LLM
 from legato.request import SamplingParams
+from legato.text.messages import Message
 from legato.text.parting import given, parting_of
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"

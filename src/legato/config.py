@@ -79,12 +79,16 @@ def _check(settings: EngineConfig | ServerConfig) -> None:
     for spec in fields(settings):
         value = getattr(settings, spec.name)
         choices, within = spec.metadata.get("choices"), spec.metadata.get("within")
+        if value is None and "None" in str(spec.type):
+            continue
         if choices and value not in choices:
             allowed = f"one of {', '.join(choices)}"
-        elif within and value is not None and not _is_within(value, *within):
+        elif within and not _is_within(value, *within):
             wants_whole = isinstance(within[0], int) and not isinstance(value, int)
             kind = "a whole number, " if wants_whole else ""
             allowed = f"{kind}{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
+        elif value is None:
+            allowed = f"a {spec.type}"
         else:
             continue
         raise ConfigError(f"{spec.name} must be {allowed}, got {value!r}", spec.name)
@@ -163,7 +167,7 @@ class EngineConfig:
         unit="ms",
         within=(0.0, 1000.0 * DAY),
     )
-    speculative_config: str = flag(
+    speculative_config: str | dict[str, Any] | None = flag(
         "{}",
         "guessing ahead, as JSON: method (ngram), num_speculative_tokens, prompt_lookup_min, "
         "prompt_lookup_max; or off",

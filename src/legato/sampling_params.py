@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ from legato.request import SamplingParams
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are 0, as in vLLM: the softmax is an argmax there, or overflows."""
+
+DEFAULT_MAX_TOKENS = 16
+"""Of a completion that does not say; OpenAI's, and vLLM's."""
 
 MAX_CHOICES = 128
 MAX_COUNT = 2**31 - 1
@@ -124,15 +128,31 @@ def validate(
 
 
 def _typed(params: SamplingParams) -> SamplingParams:
-    """A copy with every field of its declared type; callers of the Python API may pass anything."""
-    if isinstance(params.stop, str):
-        params = msgspec.structs.replace(params, stop=[params.stop])
+    """A copy with every field of its declared type; callers of the Python API may pass anything. None is
+    what a request would have that does not name the field."""
+    given = msgspec.structs.asdict(params)
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
+    if isinstance(given.get("stop"), str):
+        given["stop"] = [given["stop"]]
     try:
-        return msgspec.convert(msgspec.structs.asdict(params), SamplingParams)
+        return msgspec.convert(given, SamplingParams)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         field = path.strip("`").rpartition("$.")[2].partition("[")[0] or None
         raise RequestError(f"{field}: {what[0].lower()}{what[1:]}", field) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, say, as Python's own."""
+    if type(value) in (int, float, str, bool):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _check_lists(params: SamplingParams, given: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from typing import Any
 
 from legato.errors import ConfigError
 
@@ -37,18 +38,20 @@ class Speculation:
                 )
 
     @classmethod
-    def parse(cls, text: str) -> Speculation | None:
-        """Of a JSON object with any of the fields; None for ``off``. Raises ConfigError."""
-        if text == OFF:
+    def parse(cls, given: str | dict[str, Any] | None) -> Speculation | None:
+        """Of a dictionary with any of the fields, or JSON of it; None for None and ``off``. Raises
+        ConfigError."""
+        if given is None or given == OFF:
             return None
-        try:
-            given = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{FLAG} must be JSON or {OFF!r}: {error}", FLAG) from None
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except ValueError as error:
+                raise ConfigError(f"{FLAG} must be JSON or {OFF!r}: {error}", FLAG) from None
         known = {field.name for field in fields(cls)}
         if not isinstance(given, dict) or not given.keys() <= known:
             raise ConfigError(
-                f"{FLAG} must be an object with keys among {', '.join(sorted(known))}, got {text}",
+                f"{FLAG} must be an object with keys among {', '.join(sorted(known))}, got {given}",
                 FLAG,
             )
         settings = cls(**given)

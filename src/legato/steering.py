@@ -17,9 +17,18 @@ from legato.text.predicted import prediction_ids
 from legato.text.thinking import thinking_of
 from legato.text.vocabulary import Tokenizer
 
+
+def _json_object(wanted: Any, field: str) -> str:
+    if wanted is not True:
+        raise RequestError(
+            f"{field} must be true: leave structured_outputs out for any text", field
+        )
+    return sources.json_object(field)
+
+
 KINDS: dict[str, Callable[[Any, str], str]] = {
     "json": sources.json_schema,
-    "json_object": lambda _, field: sources.json_object(field),
+    "json_object": _json_object,
     "regex": sources.regex,
     "choice": sources.choice,
     "grammar": sources.grammar,
@@ -67,6 +76,8 @@ class Steering:
         wanted = self.structured_outputs
         if wanted is None:
             return ""
+        if not isinstance(wanted, dict):
+            raise RequestError("structured_outputs must be a dictionary", "structured_outputs")
         if len(wanted) != 1 or not wanted.keys() <= KINDS.keys():
             raise RequestError(
                 f"structured_outputs must have one of the keys {', '.join(KINDS)}, "

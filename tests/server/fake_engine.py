@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from legato.constraint.spellings import Spellings
+from legato.errors import LegatoError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Request
@@ -69,6 +70,9 @@ class FakeEngine:
         finally:
             if not played:
                 self.cancel(request.id)
+
+    def close(self, error: LegatoError) -> None:
+        self.fails_with = error
 
     def rank(self, request_id: str, priority: int) -> None:
         self.ranked.append((request_id, priority))

@@ -41,8 +41,13 @@ def test_serve_with_a_shared_prefix_at_a_rate(server: RunningServer, tmp_path: P
     assert figures["end_to_end_p50_ms"]["median"] > 0
 
 
-def test_serve_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9"]) == 1
+@pytest.mark.parametrize("named", [False, True])
+def test_serve_without_a_server(
+    named: bool, model_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where nobody has to be asked before the load."""
+    told = ["--model", "smollm2", "--tokenizer", str(model_path)] if named else []
+    assert main(["bench", "serve", "--base-url", "http://127.0.0.1:9", *told]) == 1
     assert "no server at" in capsys.readouterr().err
 
 
@@ -77,10 +82,28 @@ def test_chat(server: RunningServer, tmp_path: Path) -> None:
             assert figures[f"{what}_behind_{length}_words_ms"]["min"] > 0
 
 
-@pytest.mark.parametrize("lengths", ["", "0", "10,x", "10,,20", "-1"])
-def test_lengths_of_chats(lengths: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "chat", f"--lengths={lengths}"]) == 1
-    assert "--lengths must be whole numbers" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[f"chat --lengths={lengths}" for lengths in ("", "0", "10,x", "10,,20", "-1")],
+        "serve --concurrency 0",
+        "serve --request-rate 0",
+        "serve --request-rate nan",
+        "serve --num-prompts 0",
+        "latency --output-len 0",
+        "latency --rounds 0",
+        "overhead --batch-sizes x",
+        "seam --every 0",
+        "stall --streams -1",
+        "grammar --input-len 1.5",
+    ],
+)
+def test_none_of_what_is_measured(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each would hang, end with a traceback, or print an empty table."""
+    with pytest.raises(SystemExit):
+        main(["bench", *words.split(" ")])
+    flag = words.split()[1].partition("=")[0]
+    assert f"argument {flag}: must be " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["latency", "throughput --num-prompts 3"])

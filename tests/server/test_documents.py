@@ -10,6 +10,17 @@ import pytest
 from running_server import MODEL, SETTINGS, RunningServer, start_server
 from snippets import OUTPUT, PAGES, ROOT, RUN, SHOWN, Snippet, blocks, comparable, run, snippets
 
+from legato.server import (
+    anthropic,
+    ollama,
+    ollama_models,
+    openai_chat,
+    openai_completions,
+    responses,
+)
+from legato.server.routes import Operation
+
+ROOMS = (openai_chat, openai_completions, anthropic, responses, ollama, ollama_models)
 ALL = [snippet for page in PAGES for snippet in snippets(page)]
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/api/chat")
@@ -47,6 +58,19 @@ def test_the_pages_have_examples() -> None:
     code = "\n".join(snippet.code for snippet in found["continuation.md"])
     for dialect in (*ENDPOINTS, "messages.create", "responses.create", "prefix", "partial", "LLM"):
         assert dialect in code
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [one for room in ROOMS for one in room.router.operations if one.body],
+    ids=lambda operation: operation.path,
+)
+def test_every_field_of_a_request_is_on_the_page(operation: Operation) -> None:
+    """What is not is promised to be a 400."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert operation.body is not None
+    names = {*operation.body.__struct_encode_fields__, *operation.no_effect, *operation.unsupported}
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]
 
 
 def test_make_targets_exist() -> None:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from running_server import SETTINGS, RunningServer, engine_pid, start_server
 from storms import settled
 
 BODY = {"prompt": "One, two,", "max_tokens": 400, "ignore_eos": True, "stream": True}
+LONG = BODY | {"max_tokens": 1900, "n": 16}
 
 
 @pytest.fixture
@@ -32,9 +35,11 @@ def server(model_path: Path) -> Iterator[RunningServer]:
 class Reader(threading.Thread):
     """Reads a stream to its end."""
 
-    def __init__(self, url: str, **fields: int) -> None:
+    def __init__(
+        self, url: str, path: str = "/v1/completions", body: Mapping[str, Any] = BODY
+    ) -> None:
         super().__init__()
-        self.url, self.lines, self.body = url, [""], {**BODY, **fields}
+        self.url, self.lines, self.body = url + path, [""], body
         self.begun = threading.Event()
         self.start()
         self.begun.wait(20)
@@ -42,9 +47,7 @@ class Reader(threading.Thread):
     def run(self) -> None:
         with (
             suppress(httpx.RemoteProtocolError),
-            httpx.stream(
-                "POST", f"{self.url}/v1/completions", json=self.body, timeout=60
-            ) as response,
+            httpx.stream("POST", self.url, json=self.body, timeout=60) as response,
         ):
             for line in response.iter_lines():
                 self.lines += [line] if line else []
@@ -68,7 +71,7 @@ def test_a_term_drains(server: RunningServer) -> None:
 
 
 def test_a_second_term_stops(server: RunningServer) -> None:
-    reader = Reader(server.url, max_tokens=1900)
+    reader = Reader(server.url, body=LONG)  # for longer than that, on any machine
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert server.process.poll() is None
@@ -77,22 +80,36 @@ def test_a_second_term_stops(server: RunningServer) -> None:
     server.process.wait(10)
     assert time.monotonic() - started < 6
     reader.join(10)
+    assert '"code":"not_ready"' in reader.lines[-1]
 
 
-def test_what_takes_too_long_is_cut_off(model_path: Path) -> None:
-    """--drain-timeout 1: the stream ends with an error, the server with 0."""
-    server = start_server(str(model_path), *SETTINGS, "--drain-timeout", "1")
-    try:
-        reader = Reader(server.url, max_tokens=1900, n=16)  # for longer than that, on any machine
-        started = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
-        assert 0.9 < time.monotonic() - started < 10
-        reader.join(10)
-        assert not any("[DONE]" in line for line in reader.lines)
-    finally:
-        server.process.kill()
-        server.process.wait()
+def test_what_takes_too_long_is_cut_off(model_path: Path, tmp_path: Path) -> None:
+    """--drain-timeout 1: a reply is a 503, a stream's last event an error, and the server ends at once, with
+    0."""
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "n": 16}
+    with (tmp_path / "log").open("w+") as log, ThreadPoolExecutor(1) as other:
+        server = start_server(str(model_path), *SETTINGS, "--drain-timeout", "1", stderr=log)
+        try:
+            path = f"{server.url}/v1/chat/completions"
+            asked = other.submit(httpx.post, path, json=chat, timeout=60)
+            readers = [Reader(server.url, body=LONG)]
+            readers += [Reader(server.url, "/v1/chat/completions", chat | {"stream": True})]
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(15) == 0
+            assert 0.9 < time.monotonic() - started < 4
+        finally:
+            server.process.kill()
+            server.process.wait()
+        reply = asked.result(10)
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        assert reply.json()["error"]["code"] == "not_ready"
+        for reader in readers:
+            reader.join(10)
+            assert '"code":"not_ready"' in reader.lines[-1]
+            assert not any("[DONE]" in line for line in reader.lines)
+        log.seek(0)
+        assert "Traceback" not in log.read()
 
 
 def test_loading_is_told(model_path: Path) -> None:

@@ -93,6 +93,21 @@ def test_every_number_has_bounds() -> None:
                 assert spec.metadata.get("within"), spec.name
 
 
+OPTIONAL = {"max_model_len", "step_time_target_ms", "speculative_config", "draft_model"}
+OPTIONAL |= {"kv_cache_memory", "threads", "isa"}
+
+
+@pytest.mark.parametrize("spec", fields(EngineConfig), ids=lambda spec: spec.name)
+def test_none_is_a_value_of_few(spec: Field[object]) -> None:
+    """In Python None is soon passed on, and would be found out by whatever computes with it."""
+    if spec.name in OPTIONAL:
+        assert getattr(EngineConfig(**{spec.name: None}), spec.name) is None
+    else:
+        with pytest.raises(ConfigError, match=f"^{spec.name} must be .*, got None$") as refused:
+            EngineConfig(**{spec.name: None})
+        assert refused.value.field == spec.name
+
+
 @pytest.mark.parametrize("given", ["", ",", " , "])
 def test_a_key_that_is_none_does_not_open_the_server(
     monkeypatch: pytest.MonkeyPatch, given: str

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from running_server import MODEL, RunningServer, start_server
@@ -57,6 +59,62 @@ def test_a_prediction_saves_steps_and_changes_nothing(llm: LLM) -> None:
     assert refused.value.field == "prediction"
 
 
+def test_vllms_forms(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=4, logprobs=1)
+    text = "The capital of France is"
+    ids = llm.get_tokenizer().encode(text)
+    given: list[Any] = [{"prompt": text}, {"prompt_token_ids": ids}, tuple(ids), np.array(ids)]
+    outputs = llm.generate(given, sampling_params=params, use_tqdm=False)
+    assert all(output.outputs == outputs[0].outputs and output.finished for output in outputs)
+    [answer] = outputs[0].outputs
+    chosen = [next(iter(entry.values())).logprob for entry in answer.logprobs or []]
+    assert answer.cumulative_logprob == sum(chosen) < 0
+    [reply] = llm.chat(QUESTION, sampling_params=SamplingParams(max_tokens=1), use_tqdm=False)
+    assert reply.outputs[0].cumulative_logprob is None
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "field"),
+    [
+        ("a", {"sampling_params": {"temperature": 0}}, "sampling_params"),
+        (["a", "b"], {"sampling_params": []}, "sampling_params"),
+        ("a", {"structured_outputs": "b"}, "structured_outputs"),
+        ("a", {"structured_outputs": {"json_object": False}}, "structured_outputs.json_object"),
+        ({"text": "a"}, {}, "prompts"),
+        (["a", "\ud800"], {}, "prompts"),
+    ],
+)
+def test_what_generate_refuses_by_name(
+    llm: LLM, prompts: Any, options: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(RequestError, match=field) as refused:
+        llm.generate(prompts, use_tqdm=False, **options)
+    assert refused.value.field == field
+
+
+def test_what_chat_refuses_by_name(llm: LLM) -> None:
+    for messages in (QUESTION[0], "Hi", [{"role": "user", "content": "\ud800"}]):
+        with pytest.raises(RequestError) as refused:
+            llm.chat(messages, use_tqdm=False)  # type: ignore[arg-type]
+        assert refused.value.field == "messages"
+
+
+def test_texts_go_on_for_16_tokens_unless_one_says_how_far(llm: LLM) -> None:
+    """As over HTTP; chats, and a ``Prompt``, go on to their end."""
+    silent = SamplingParams(temperature=0, ignore_eos=True)
+    for params in (silent, None):
+        [output] = llm.generate("Once upon a time", params, use_tqdm=False)
+        assert len(output.outputs[0].token_ids) == 16
+    ids = llm.tokenizer.encode("Once upon a time")
+    assert token_ids(llm.stream("Once upon a time", silent)) == token_ids(llm.stream(ids, silent))
+    assert len(token_ids(llm.stream(ids, silent))) == 16
+    endless = llm.stream(completion_prompt(llm.tokenizer, ids), silent)
+    assert len(token_ids(itertools.islice(endless, 20))) == 20
+    endless.close()
+    [reply] = llm.chat(QUESTION, SamplingParams(ignore_eos=True, stop_token_ids=[30], seed=1))
+    assert reply.outputs[0].finish_reason == "stop"
+
+
 def test_params_for_each_prompt(llm: LLM) -> None:
     each = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=2, n=2, logprobs=1)]
     first, second = llm.generate(["a", "b"], each, use_tqdm=False)
@@ -65,7 +123,7 @@ def test_params_for_each_prompt(llm: LLM) -> None:
     shown = second.outputs[1]
     for entry, token in zip(shown.logprobs or [], shown.token_ids, strict=True):
         assert next(iter(entry)) == token and all(chance.logprob <= 0 for chance in entry.values())
-    with pytest.raises(RequestError, match="2 prompts, but 1 params"):
+    with pytest.raises(RequestError, match="2 prompts, but 1 sampling_params"):
         llm.generate(["a", "b"], each[:1])
 
 
@@ -116,7 +174,7 @@ def test_streams_may_be_read_in_turns(llm: LLM) -> None:
     assert token_ids(llm.stream(prompts[1], params[1])) == alone[1]
     text += "".join(piece.text for piece in stopping)
     assert text == llm.tokenizer.decode(alone[1][:3])
-    assert not llm._engine.has_work and llm._arrived == {}
+    assert llm._shared.is_idle
 
 
 @pytest.mark.timeout(60)
@@ -140,11 +198,43 @@ def test_a_stream_that_is_closed_leaves_nothing_behind(llm: LLM) -> None:
     for stream in (closed, other, other, other):
         next(stream)
     closed.close()
-    assert len(llm._arrived) == 1
+    assert len(llm._shared._arrived) == 1
     next(other)
     other.close()
-    assert not llm._engine.has_work and llm._arrived == {}
+    assert llm._shared.is_idle
     assert llm._engine.stats().blocks_used == 0
+
+
+@pytest.mark.timeout(120)
+def test_threads_may_share_one(llm: LLM) -> None:
+    """Each gets its own answers, whoever steps, and nobody waits for another's end."""
+    params = SamplingParams(temperature=0, max_tokens=12)
+    texts = [f"Topic {index}: the" for index in range(4)]
+    alone = [llm.generate(text, params, use_tqdm=False)[0].outputs for text in texts]
+    endless = SamplingParams(ignore_eos=True, max_tokens=1000)
+    long = llm.stream("Once", endless)
+    begun = threading.Event()
+
+    def read_on() -> int:
+        count = 0
+        while not all(one.done() for one in asked):
+            next(long)
+            count += 1
+            begun.set()
+        long.close()
+        return count
+
+    def ask(text: str) -> list[Any]:
+        assert begun.wait(60)
+        return [llm.generate(text, params, use_tqdm=False)[0].outputs for _ in range(5)]
+
+    with ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(ask, text) for text in texts]
+        read = threads.submit(read_on)
+        assert [one.result() for one in asked] == [[outputs] * 5 for outputs in alone]
+        assert read.result() > 0  # StopIteration, if the others had waited for its end
+    assert llm._shared.is_idle
+    llm._engine.check_integrity()
 
 
 def test_an_interrupt_leaves_a_usable_engine(llm: LLM) -> None:

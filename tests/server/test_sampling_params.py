@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from legato.errors import RequestError
@@ -62,6 +63,29 @@ def test_values_become_what_the_engine_expects() -> None:
     params = validate(SamplingParams(temperature=1e-7, top_k=-1, seed=-1, stop="END"))  # type: ignore[arg-type]
     assert (params.temperature, params.top_k, params.stop) == (0.0, 0, ["END"])
     assert params.seed == 2**63 - 1
+
+
+def test_none_is_what_a_request_has_that_is_silent() -> None:
+    names = SamplingParams.__struct_fields__
+    assert validate(SamplingParams(**dict.fromkeys(names))) == validate(SamplingParams())
+
+
+def test_numbers_of_numpy() -> None:
+    given = SamplingParams(
+        temperature=np.float64(0.7),
+        top_p=np.float32(0.5),  # type: ignore[arg-type]
+        max_tokens=np.int64(3),  # type: ignore[arg-type]
+        stop_token_ids=[np.int32(7)],  # type: ignore[list-item]
+        logit_bias={np.int64(5): np.float32(2)},  # type: ignore[dict-item]
+    )
+    same = SamplingParams(
+        temperature=0.7, top_p=0.5, max_tokens=3, stop_token_ids=[7], logit_bias={5: 2.0}
+    )
+    assert validate(given, VOCABULARY) == validate(same, VOCABULARY)
+    for wrong in (np.int64(-1), np.float64(3), np.bool_(True), True):
+        with pytest.raises(RequestError) as refused:
+            validate(SamplingParams(max_tokens=wrong))  # type: ignore[arg-type]
+        assert refused.value.field == "max_tokens"
 
 
 def test_request_before_model_before_ours() -> None:

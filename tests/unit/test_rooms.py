@@ -52,6 +52,9 @@ ALLOWED: dict[str, set[str]] = {
     "text": LEAVES | {"request", "gguf_file", "_text"},
     "asking": LEAVES | {"request", "sampling_params", "models", "text", "constraint"},
     "answer": LEAVES | {"request", "text", "drafting"},
+    "arguments": LEAVES | {"request", "text"},
+    "request_output": {"answer", "request", "text"},
+    "shared_engine": {"answer", "engine", "request"},
     "flags": set(),
     "progress": set(),
 }

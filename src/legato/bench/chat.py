@@ -10,6 +10,7 @@ from statistics import median
 from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
+from legato.bench.positive import positive_int, positive_ints
 from legato.bench.prompts import WORDS
 from legato.bench.report import publish
 from legato.bench.rounds import Round
@@ -22,26 +23,28 @@ TIMES = 3  # that each chat goes on; the median counts
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     own_server.add_arguments(parser)
     add = parser.add_argument
-    add("--lengths", default="1000,4000", help="words of the question, each a token or two")
-    add("--output-len", type=int, default=16, help="tokens of each answer")
-    add("--rounds", type=int, default=5, help="repetitions; medians are reported")
+    add(
+        "--lengths",
+        type=positive_ints,
+        default="1000,4000",
+        help="words of the question, each a token or two",
+    )
+    add("--output-len", type=positive_int, default=16, help="tokens of each answer")
+    add("--rounds", type=positive_int, default=5, help="repetitions; medians are reported")
     add("--seed", type=int, default=0, help="of the words")
     add("--json", metavar="FILE", help="write all rounds and their medians here")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    lengths = _lengths(arguments.lengths)
     with own_server.chosen_server(arguments) as endpoint:
-        model, rounds = asyncio.run(_run(arguments, endpoint, lengths))
+        model, rounds = asyncio.run(_run(arguments, endpoint))
     title = f"{model}: a chat and its answer of {arguments.output_len} tokens go on"
     settings = {k: v for k, v in vars(arguments).items() if k not in ("run", "json", "api_key")}
     publish(title, "chat", settings, rounds, arguments.json)
     return 0
 
 
-async def _run(
-    arguments: argparse.Namespace, endpoint: Endpoint, lengths: list[int]
-) -> tuple[str, list[Round]]:
+async def _run(arguments: argparse.Namespace, endpoint: Endpoint) -> tuple[str, list[Round]]:
     model = arguments.model or await served_model(endpoint)
     client = Client(
         endpoint, arguments.kind, model, in_chat=True, temperature=0.0, seed=0, ignore_eos=True
@@ -51,7 +54,7 @@ async def _run(
     rounds: list[Round] = []
     for _ in range(arguments.rounds):
         figures: Round = {}
-        for length in lengths:
+        for length in arguments.lengths:
             question = " ".join(words.choices(WORDS, k=length))
             replies = await _continued(client, question, arguments.output_len)
             figures[f"prompt_of_{length}_words_tokens"] = median(r.prompt_tokens for r in replies)
@@ -71,10 +74,3 @@ def _checked(reply: Reply) -> Reply:
     if reply.error or not reply.text:
         raise RequestError(f"a chat does not go on: {reply.error or 'there is no text'}")
     return reply
-
-
-def _lengths(given: str) -> list[int]:
-    lengths = [int(length) if length.isdecimal() else 0 for length in given.split(",")]
-    if min(lengths) < 1:
-        raise RequestError(f"--lengths must be whole numbers with commas between, got {given!r}")
-    return lengths

@@ -11,6 +11,7 @@ import json
 
 from legato.bench import in_process
 from legato.bench.in_process import EngineHere
+from legato.bench.positive import positive_int
 from legato.bench.report import publish
 from legato.bench.rounds import Round
 from legato.text.grammar import json_schema
@@ -31,7 +32,9 @@ SCHEMA = {"type": "array", "items": PERSON, "minItems": 1000}  # so that no answ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-prompts", type=int, default=16, help="sequences of the batch")
+    parser.add_argument(
+        "--num-prompts", type=positive_int, default=16, help="sequences of the batch"
+    )
     parser.add_argument("--temperature", type=float, default=0.7, help="of the sampling")
     in_process.add_arguments(parser)
     parser.set_defaults(output_len=96, rounds=5)

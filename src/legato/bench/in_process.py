@@ -11,6 +11,7 @@ from typing import Any
 
 from legato import models
 from legato.asking import spellings_of
+from legato.bench.positive import positive_int
 from legato.bench.processes import MIB, resident_bytes
 from legato.bench.prompts import Encode, make_prompts
 from legato.config import EngineConfig
@@ -29,9 +30,9 @@ KV_MEMORY = 1 << 30  # bytes; only the pages that are used count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``latency`` and ``throughput`` have in common."""
     add = parser.add_argument
-    add("--input-len", type=int, default=512, help="tokens of each prompt")
-    add("--output-len", type=int, default=128, help="tokens of each answer")
-    add("--rounds", type=int, default=5, help="repetitions; medians are reported")
+    add("--input-len", type=positive_int, default=512, help="tokens of each prompt")
+    add("--output-len", type=positive_int, default=128, help="tokens of each answer")
+    add("--rounds", type=positive_int, default=5, help="repetitions; medians are reported")
     add("--json", metavar="FILE", help="write all rounds and their medians here")
     add_flags(parser, EngineConfig)
 

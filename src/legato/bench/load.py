@@ -103,7 +103,8 @@ class Streamed:
 
 
 async def run_load(endpoint: Endpoint, load: Load, prompts: Sequence[list[int]]) -> list[Exchange]:
-    """Sends all prompts; the messages are made before the clock starts."""
+    """Sends all prompts; the messages are made before the clock starts. Raises RequestError if the server
+    is gone for one of them."""
     messages = [endpoint.message("POST", "/v1/completions", load.body(p)) for p in prompts]
     places = asyncio.Semaphore(load.concurrency)
     arrivals = random.Random(load.seed)
@@ -113,11 +114,14 @@ async def run_load(endpoint: Endpoint, load: Load, prompts: Sequence[list[int]])
             return await exchange(endpoint, message)
 
     tasks = []
-    async with asyncio.TaskGroup() as group:
-        for message in messages:
-            tasks.append(group.create_task(one(message)))
-            if load.request_rate is not None:
-                await asyncio.sleep(arrivals.expovariate(load.request_rate))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for message in messages:
+                tasks.append(group.create_task(one(message)))
+                if load.request_rate is not None:
+                    await asyncio.sleep(arrivals.expovariate(load.request_rate))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # one says it
     return [task.result() for task in tasks]
 
 

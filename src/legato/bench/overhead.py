@@ -14,6 +14,7 @@ from typing import Any
 from legato.batch import I32, Batch
 from legato.bench import in_process
 from legato.bench.in_process import EngineHere
+from legato.bench.positive import positive_ints
 from legato.bench.prompts import make_prompts
 from legato.bench.report import publish
 from legato.bench.rounds import Round
@@ -70,7 +71,12 @@ class Timed:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--batch-sizes", default="1,4,16,64,256", help="sequences that decode at once")
+    add(
+        "--batch-sizes",
+        type=positive_ints,
+        default="1,4,16,64,256",
+        help="sequences that decode at once",
+    )
     add("--kind", choices=KINDS, default="greedy", help="how the tokens are chosen")
     in_process.add_arguments(parser)
     parser.set_defaults(input_len=64, output_len=64, rounds=3)
@@ -84,11 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
         return watch[0]
 
     engine = EngineHere(arguments, timed)
-    sizes = [int(size) for size in arguments.batch_sizes.split(",")]
     rounds: list[Round] = []
     for index in range(arguments.rounds):
         figures: Round = {}
-        for size in sizes:
+        for size in arguments.batch_sizes:
             figures |= measure(engine, watch[0], arguments, size, index)
         rounds.append(figures)
     title = f"{engine.info.name}: a decode step beside its native call, {arguments.kind}"

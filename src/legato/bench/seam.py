@@ -11,6 +11,7 @@ from itertools import count
 from legato.bench import own_server
 from legato.bench.http_stream import Endpoint
 from legato.bench.load import served_model
+from legato.bench.positive import positive_int
 from legato.bench.seam_client import Client
 from legato.bench.seam_cuts import Answer, Cut, Miss, Tokens, common
 from legato.bench.seam_questions import BEGINNINGS, QUESTIONS
@@ -27,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own_server.add_arguments(parser)
     add = parser.add_argument
     add("--endpoint", choices=ENDPOINTS, default="chat", help="questions, or beginnings of texts")
-    add("--questions", type=int, default=20, help="how many of the 20")
-    add("--output-len", type=int, default=48, help="tokens of each answer")
-    add("--every", type=int, default=1, help="cut at every so many characters")
+    add("--questions", type=positive_int, default=20, help="how many of the 20")
+    add("--output-len", type=positive_int, default=48, help="tokens of each answer")
+    add("--every", type=positive_int, default=1, help="cut at every so many characters")
     add(
         "--cold", action="store_true", help="no cache, no memory of the answer: a salt for each cut"
     )
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of every request")
     add(
         "--concurrency",
-        type=int,
+        type=positive_int,
         help="continuations at once; default: 8, or 1 for a peer, whose answers depend on the load",
     )
     add("--misses", type=int, default=20, help="most misses to print; --json has all of them")

@@ -18,6 +18,7 @@ from legato.bench.load import (
     served_model,
     summary,
 )
+from legato.bench.positive import positive_float, positive_int
 from legato.bench.prompts import Encode, make_prompts
 from legato.bench.report import publish
 from legato.bench.rounds import Round
@@ -30,15 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", help="name to ask for; default: the first of /v1/models")
     add("--api-key", help="sent as a bearer token")
     add("--tokenizer", help="GGUF file or folder that makes the prompts; default: /tokenize")
-    add("--num-prompts", type=int, default=64, help="requests of a round")
-    add("--concurrency", type=int, help="most requests at once; default: 32, no limit with a rate")
-    add("--request-rate", type=float, help="requests a second, at random intervals")
-    add("--input-len", type=int, default=256, help="tokens of each prompt")
-    add("--output-len", type=int, default=128, help="tokens of each answer")
+    add("--num-prompts", type=positive_int, default=64, help="requests of a round")
+    add(
+        "--concurrency",
+        type=positive_int,
+        help="most requests at once; default: 32, no limit with a rate",
+    )
+    add("--request-rate", type=positive_float, help="requests a second, at random intervals")
+    add("--input-len", type=positive_int, default=256, help="tokens of each prompt")
+    add("--output-len", type=positive_int, default=128, help="tokens of each answer")
     add(
         "--shared-prefix", type=int, default=0, help="tokens that all prompts of a round begin with"
     )
-    add("--rounds", type=int, default=1, help="repetitions; medians are reported")
+    add("--rounds", type=positive_int, default=1, help="repetitions; medians are reported")
     add("--seed", type=int, default=0, help="of the prompts and the arrivals")
     add("--json", metavar="FILE", help="write all rounds and their medians here")
 

@@ -12,6 +12,7 @@ from time import perf_counter
 
 from legato.bench import in_process
 from legato.bench.in_process import EngineHere
+from legato.bench.positive import positive_int
 from legato.bench.prompts import make_prompts
 from legato.bench.report import publish
 from legato.bench.rounds import Round, percentile
@@ -23,9 +24,14 @@ LONG = "long"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--streams", type=int, default=4, help="sequences that decode")
-    add("--prompt-len", type=int, default=7500, help="tokens of the prompt that enters")
-    add("--undisturbed", type=int, default=200, help="steps before it comes, and again after")
+    add("--streams", type=positive_int, default=4, help="sequences that decode")
+    add("--prompt-len", type=positive_int, default=7500, help="tokens of the prompt that enters")
+    add(
+        "--undisturbed",
+        type=positive_int,
+        default=200,
+        help="steps before it comes, and again after",
+    )
     in_process.add_arguments(parser)
     # Guesses make steps longer that bring several tokens: what is undisturbed would look slower than it is.
     parser.set_defaults(input_len=64, rounds=3, speculative_config="off")

@@ -6,13 +6,14 @@ import argparse
 
 from legato.bench import in_process
 from legato.bench.in_process import EngineHere, memory_mib
+from legato.bench.positive import positive_int
 from legato.bench.prompts import make_prompts
 from legato.bench.report import publish
 from legato.bench.rounds import Round
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-prompts", type=int, default=32, help="prompts of a round")
+    parser.add_argument("--num-prompts", type=positive_int, default=32, help="prompts of a round")
     in_process.add_arguments(parser)
     parser.set_defaults(input_len=256, rounds=3)
 

@@ -120,6 +120,7 @@ class EngineClient:
         self._watchdog = Watchdog(self._is_working, self._listen, self._put_down)
         self._checks: list[asyncio.Future[Checked]] = []
         self._restart: asyncio.Task[None] | None = None
+        self._closed: LegatoError | None = None
         self._stopped = False
 
     @property
@@ -145,6 +146,11 @@ class EngineClient:
         except LegatoError:
             self.state = EngineState.DEAD
             raise
+
+    def close(self, error: LegatoError) -> None:
+        """What is open, and what still comes, ends with ``error``."""
+        self._closed = error
+        self._end_all(error)
 
     async def stop(self) -> None:
         """Ends the process; open requests end with EngineDeadError."""
@@ -175,6 +181,8 @@ class EngineClient:
         if engines died of this request, and DeadlineError after ``timeout`` seconds, when the engine
         has been told to stop.
         """
+        if self._closed is not None:
+            raise self._closed
         if self.state not in (EngineState.READY, EngineState.RESTARTING):
             raise EngineDeadError(f"the engine is {self.state}")
         if request.id in self._open:
@@ -317,7 +325,7 @@ class EngineClient:
                 )
             self._restart = asyncio.get_running_loop().create_task(self._relaunch())
 
-    def _end_all(self, error: EngineDeadError) -> None:
+    def _end_all(self, error: LegatoError) -> None:
         for opened in self._open.values():
             if opened.is_open:
                 opened.fail(error)

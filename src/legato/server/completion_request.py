@@ -8,11 +8,8 @@ import msgspec
 
 from legato.errors import RequestError
 from legato.request import SamplingParams
-from legato.sampling_params import from_fields
+from legato.sampling_params import DEFAULT_MAX_TOKENS, from_fields
 from legato.server.protocol import GenerationFields
-
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, and vLLM's."""
 
 MAX_PROMPTS = 1024
 MAX_ANSWERS = 4096

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
-GRACE = 3  # seconds that open streams get when the server is told to stop
 QUIET = 0.2  # seconds between looks whether somebody is served
 
 
@@ -141,7 +140,6 @@ def _build(
         log_config=None,  # what it logs goes where ours does
         log_level="debug" if config.log_level == "debug" else "warning",
         access_log=False,  # server/calls.py has one
-        timeout_graceful_shutdown=GRACE,
         lifespan="off",
     )
     return service, DrainingServer(uvicorn_config, service, config.drain_timeout)

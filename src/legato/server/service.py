@@ -19,7 +19,7 @@ from legato.answer import Answer, Piece
 from legato.asking import keeps_tokens, make_request, spellings_of
 from legato.config import ServerConfig
 from legato.constraint.spellings import Spellings
-from legato.errors import RequestError
+from legato.errors import LegatoError, RequestError
 from legato.messages import Stats
 from legato.models.info import ModelInfo
 from legato.request import NO_GUIDANCE, Guidance, Output, Request, SamplingParams
@@ -81,6 +81,7 @@ class Engine(Protocol):
     ) -> AsyncGenerator[list[Output], None]: ...
     def cancel(self, request_id: str, index: int | None = None) -> None: ...
     def rank(self, request_id: str, priority: int) -> None: ...
+    def close(self, error: LegatoError) -> None: ...
     def describe(self, spellings: Spellings) -> None: ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -96,8 +97,9 @@ def test_what_does_not_pay_is_not_guessed() -> None:
     assert program.steps == 20 and max(program.rows) == 3
 
 
-def test_it_can_be_switched_off() -> None:
-    engine, program = engine_of(speculative_config="off")
+@pytest.mark.parametrize("off", ["off", None])
+def test_it_can_be_switched_off(off: str | None) -> None:
+    engine, program = engine_of(speculative_config=off)
     engine.add(predicted("a", [1, 2, 3], max_tokens=20))
     run(engine)
     assert program.steps == 20
@@ -118,6 +120,16 @@ def test_it_can_be_switched_off() -> None:
 def test_settings_are_checked(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         EngineConfig(speculative_config=text)
+
+
+def test_settings_are_json_or_a_dictionary() -> None:
+    """The latter as vLLM's ``LLM`` takes it."""
+    given = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}
+    told = EngineConfig(speculative_config=given).speculation
+    assert told == EngineConfig(speculative_config=json.dumps(given)).speculation
+    assert told is not None and told.num_speculative_tokens == 4
+    with pytest.raises(ConfigError, match="keys among"):
+        EngineConfig(speculative_config={"model": "small"})
 
 
 def guess_by_scanning(known: list[int], least: int) -> set[int]:
