@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from legato.answer import Answer
 from legato.constraint.spellings import Spellings
 from legato.errors import ContextLengthError, RequestError
 from legato.request import NO_GUIDANCE, Guidance, Request, SamplingParams
 from legato.sampling_params import SeedSource, check_in_vocabulary, validate
 from legato.text.continuation import Prompt
-from legato.text.parting import given_content
-from legato.text.resuming import spelled
+from legato.text.parting import given_content, parting_of
+from legato.text.recall import AnswerMemory
+from legato.text.resuming import resume, spelled
 from legato.text.resumption import Resumption
 from legato.text.thinking import resumed
 
@@ -76,6 +78,47 @@ def spellings_of(tokenizer: Tokenizer, info: ModelInfo) -> Spellings:
         special_ids=sorted(info.known({*tokenizer.special_ids})),
         eos_ids=list(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
     )
+
+
+def open_answer(
+    prompt: Prompt,
+    params: SamplingParams,
+    memory: AnswerMemory,
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    seeds: SeedSource,
+    *,
+    request_id: str,
+    priority: int = 0,
+    cache_salt: str = "",
+    field: str = "prompt",
+    guidance: Guidance = NO_GUIDANCE,
+) -> Answer:
+    """An answer that has not begun, with its request. Raises RequestError when it cannot be served."""
+    stays = keeps_tokens(params)
+    resumption = resume(
+        prompt,
+        tokenizer,
+        None if stays else memory,
+        cache_salt,
+        healing=guidance.token_healing and not stays,
+        within_answer=bool(guidance.grammar),
+    )
+    request = make_request(
+        prompt,
+        resumption,
+        params,
+        info,
+        tokenizer,
+        seeds,
+        request_id=request_id,
+        priority=priority,
+        cache_salt=cache_salt,
+        field=field,
+        guidance=guidance,
+    )
+    remembered = [memory.begin(cache_salt, prompt, resumption) for _ in range(request.params.n)]
+    return Answer(prompt, request, tokenizer, remembered, parting_of(prompt, tokenizer))
 
 
 def make_request(

@@ -30,7 +30,7 @@ from legato.arguments import (
     prompts_of,
     unicode_only,
 )
-from legato.asking import completion_prompt, keeps_tokens, make_request, spellings_of
+from legato.asking import completion_prompt, open_answer, spellings_of
 from legato.config import EngineConfig, ServerConfig
 from legato.constraint.tokens import TokenTable
 from legato.engine import Engine
@@ -43,10 +43,8 @@ from legato.shared_engine import SharedEngine
 from legato.steering import NO_STEERING, Steering
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.messages import Message
-from legato.text.parting import parting_of
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.recall import AnswerMemory
-from legato.text.resuming import resume
 from legato.text.template import load_chat_template
 from legato.text.tokenizer import Tokenizer, load_tokenizer
 from legato.weights import hub
@@ -217,21 +215,10 @@ class LLM:
             lambda: self._tokens,
             self.info.max_model_len,
         )
-        stays = keeps_tokens(params)
-        memory = None if stays else self._memory
-        healing = guidance.token_healing and not stays
-        resumption = resume(
+        answer = open_answer(
             prompt,
-            self.tokenizer,
-            memory,
-            "",
-            healing=healing,
-            within_answer=bool(guidance.grammar),
-        )
-        request = make_request(
-            prompt,
-            resumption,
             params,
+            self._memory,
             self.info,
             self.tokenizer,
             self._seeds,
@@ -239,12 +226,10 @@ class LLM:
             field=field,
             guidance=guidance,
         )
-        if request.is_constrained and not self._has_described:
+        if answer.request.is_constrained and not self._has_described:
             self._engine.describe(self._tokens)
             self._has_described = True
-        remembered = [self._memory.begin("", prompt, resumption) for _ in range(request.params.n)]
-        parting = parting_of(prompt, self.tokenizer)
-        return Answer(prompt, request, self.tokenizer, remembered, parting)
+        return answer
 
     def _run(self, answers: list[Answer], shows_progress: bool) -> list[RequestOutput]:
         bar = TokenBar(len(answers)) if shows_progress else NoBar()

@@ -16,7 +16,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 
 from legato.answer import Answer, Piece
-from legato.asking import keeps_tokens, make_request, spellings_of
+from legato.asking import open_answer, spellings_of
 from legato.config import ServerConfig
 from legato.constraint.spellings import Spellings
 from legato.errors import LegatoError, RequestError
@@ -37,9 +37,7 @@ from legato.server.metrics import Metrics, Sources
 from legato.server.responses_store import ResponseStore
 from legato.server.timeline import Timeline
 from legato.text.continuation import Prompt
-from legato.text.parting import parting_of
 from legato.text.recall import AnswerMemory
-from legato.text.resuming import resume
 from legato.text.template import ChatTemplate
 from legato.text.tokenizer import Tokenizer
 
@@ -185,24 +183,15 @@ class Service:
         """An answer that has not begun; RequestError when the request cannot be served."""
         if abs(priority) > MAX_PRIORITY:
             raise RequestError(f"priority must be within 2**31, got {priority}", "priority")
-        stays = keeps_tokens(params)
         salt = cache_salt or ""
         if len(salt) > MAX_NAME:
             raise RequestError(
                 f"cache_salt has {len(salt)} characters, at most {MAX_NAME} are", "cache_salt"
             )
-        resumption = resume(
+        answer = open_answer(
             prompt,
-            self.text,
-            None if stays else self.memory,
-            salt,
-            healing=guidance.token_healing and not stays,
-            within_answer=bool(guidance.grammar),
-        )
-        request = make_request(
-            prompt,
-            resumption,
             params,
+            self.memory,
             self.engine.info,
             self.text,
             self.seeds,
@@ -212,16 +201,9 @@ class Service:
             field=field,
             guidance=guidance,
         )
-        if request.is_constrained:
+        if answer.request.is_constrained:
             self.describe_tokens()
-        choices = range(params.n)
-        return Answer(
-            prompt,
-            request,
-            self.text,
-            [self.memory.begin(salt, prompt, resumption) for _ in choices],
-            parting_of(prompt, self.text),
-        )
+        return answer
 
     @cached_property
     def spellings(self) -> Spellings:
