@@ -2,7 +2,7 @@
 
 A request has to be here ``receive_timeout`` seconds after its first byte (the first one after the
 connection was made), and its head may have ``MAX_HEAD`` bytes. What is no HTTP is told so in the shape
-of all other errors.
+of all other errors. A request that would rather go on in another protocol is served in this one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -47,23 +48,58 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._expect()
         self._without_body += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._read(memoryview(data))
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
         if self._without_body > MAX_HEAD and not self.transport.is_closing():
             self._refuse(431, f"the head of the request is larger than {MAX_HEAD} bytes")
+
+    def _read(self, data: memoryview) -> None:
+        """A parser ends with the head of a request to upgrade, and takes its body for the other protocol's:
+        another one reads the head without that, and goes on."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._asks_for_upgrade:
+                    return
+                head = self._head_without_upgrade()
+                data = data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            self.parser.feed_data(head)
+
+    @property
+    def _asks_for_upgrade(self) -> bool:
+        """CONNECT does not ask: it can be nothing else."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect()
 
     def on_headers_complete(self) -> None:
-        super().on_headers_complete()
         self._without_body = 0
+        if not self._asks_for_upgrade:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._without_body = 0
 
     def on_message_complete(self) -> None:
+        if self._asks_for_upgrade:
+            return
         super().on_message_complete()
         self._without_body = 0
         self._expect_no_more()
