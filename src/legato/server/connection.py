@@ -12,12 +12,20 @@ from typing import Any, ClassVar
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from legato.server.errors import shape
 
 MAX_HEAD = 65_536
 """Bytes of a request's head, or anywhere without a byte of the body among them."""
+
+MAX_PIPELINED = 16
+"""Requests that wait behind the one that is answered before no more are read: who reads notices an end."""
 
 STOPPED = 2.0
 """Seconds: a timer that rings so much too late says that this process was stopped, not who was slow."""
@@ -36,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when it should ring
         self._without_body = 0  # bytes since the last of a body, or since a head ended
+        self._answering: RequestResponseCycle | None = None  # ``cycle`` is the last that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,6 +53,14 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_no_more()
         super().connection_lost(exc)
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._expect()
@@ -92,6 +109,8 @@ class Connection(HttpToolsProtocol):
         self._without_body = 0
         if not self._asks_for_upgrade:
             super().on_headers_complete()
+            if 0 < len(self.pipeline) <= MAX_PIPELINED:
+                self.flow.resume_reading()  # which uvicorn pauses for the first
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -121,7 +140,8 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         is_answering = cycle is not None and not cycle.response_complete
         was_stopped = self.loop.time() - self._due > STOPPED
-        if was_stopped or self.flow.read_paused or (is_answering and not cycle.more_body):
+        is_awaited = self.flow.read_paused or (is_answering and not cycle.more_body)
+        if was_stopped or is_awaited or self.pipeline:
             self._expect()  # what is late is not the client's, or is its next request
         elif is_answering and cycle.response_started:
             self.transport.close()
