@@ -57,3 +57,32 @@ def test_an_upgrade_that_is_offered_is_no_matter(server: RunningServer, cuts: li
             assert status == 200 and text(reply) == " or three"
         made.sendall(whole * 3)
         assert [status for status, _ in replies(made, 3)] == [200] * 3
+
+
+@pytest.mark.parametrize("size", [30_000, 65_000, 70_000, 80_000, 100_000])
+def test_a_head_may_have_64_kb(server: RunningServer, size: int) -> None:
+    """Also one that comes in one piece with what is behind it."""
+    with connected(server) as made:
+        made.sendall(posted(headers=b"x-pad: %s\r\n" % (b"a" * size)))
+        try:
+            [(status, reply)] = replies(made, 1)
+        except ConnectionResetError:  # it may overtake what was said
+            status, reply = 431, None
+    assert status == (200 if size < 65_536 else 431)
+    if status == 431 and reply is not None:
+        assert "larger than 65536 bytes" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_http_1_0_knows_no_chunks(server: RunningServer, *, stream: bool) -> None:
+    body = json.dumps({**json.loads(BODY), "stream": stream}).encode()
+    with connected(server) as made:
+        made.sendall(posted(body, version=b"1.0"))
+        whole = b"".join(iter(lambda: made.recv(65536), b""))  # it ends with the connection
+    head, _, said = whole.partition(b"\r\n\r\n")
+    assert b" 200 " in head and b"chunked" not in head
+    if stream:
+        assert b"content-length" not in head
+        assert said.startswith(b"data: {") and said.endswith(b"\n\ndata: [DONE]\n\n")
+    else:
+        assert b"content-length: %d" % len(said) in head and text(json.loads(said))

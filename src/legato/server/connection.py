@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import httptools
 import msgspec
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGISendCallable, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -60,6 +60,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] == "1.0":
+            cycle.send = unchunked(cycle)  # type: ignore[assignment, method-assign]
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -71,8 +73,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("")
-        if self._without_body > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(431, f"the head of the request is larger than {MAX_HEAD} bytes")
+        if self._without_body > MAX_HEAD:
+            self._refuse_head()
 
     def _read(self, data: memoryview) -> None:
         """A parser ends with the head of a request to upgrade, and takes its body for the other protocol's:
@@ -106,6 +108,10 @@ class Connection(HttpToolsProtocol):
         self._expect()
 
     def on_headers_complete(self) -> None:
+        # Counted anew: all of it may have come in one piece, with others before and behind.
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            self._refuse_head()
+            raise httptools.HttpParserError  # no more of it is read
         self._without_body = 0
         if not self._asks_for_upgrade:
             super().on_headers_complete()
@@ -148,12 +154,30 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(408, f"no whole request came within {self.receive_timeout:g} seconds")
 
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the head of the request is larger than {MAX_HEAD} bytes")
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "the request is not valid HTTP/1.1")
 
     def _refuse(self, status: int, message: str) -> None:
+        if self.transport.is_closing():
+            return  # it has been refused
         kind = "timeout_error" if status == 408 else "invalid_request_error"
         body = msgspec.json.encode(shape(message, kind))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
+
+
+def unchunked(cycle: RequestResponseCycle) -> ASGISendCallable:
+    """``cycle.send`` for HTTP/1.0, which knows no chunks: what has no length ends with the connection."""
+    send = cycle.send
+    cycle.chunked_encoding = False
+
+    async def send_unchunked(message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message["body"])
+        await send(message)
+
+    return send_unchunked
