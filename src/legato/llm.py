@@ -35,6 +35,7 @@ from legato.request import Output, SamplingParams, TokenLogprobs
 from legato.sampling_params import SeedSource, from_fields
 from legato.steering import NO_STEERING, Steering
 from legato.text.continuation import Prompt, build_prompt
+from legato.text.messages import check_keys
 from legato.text.parting import parting_of
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.recall import AnswerMemory
@@ -212,6 +213,7 @@ class LLM:
         """What the model sees of a conversation."""
         if self.template is None:
             raise RequestError("this model has no chat template: use generate()", "messages")
+        check_keys(messages, self.template.sources.values())
         return build_prompt(
             self.template,
             self.tokenizer,

@@ -15,6 +15,7 @@ from legato.sampling_params import from_fields
 from legato.server.protocol import GenerationFields
 from legato.server.thinking_field import ThinkingField
 from legato.text.continuation import Prompt, build_prompt
+from legato.text.messages import check_keys
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import ChatTemplate
 from legato.text.thinking import template_kwargs
@@ -121,6 +122,7 @@ def chat_prompt(
         raise RequestError(
             f"messages has {len(request.messages)} entries, at most {MAX_MESSAGES} are", "messages"
         )
+    check_keys(request.messages, template.sources.values())
     return build_prompt(
         template,
         tokenizer,
