@@ -86,3 +86,20 @@ def test_http_1_0_knows_no_chunks(server: RunningServer, *, stream: bool) -> Non
         assert said.startswith(b"data: {") and said.endswith(b"\n\ndata: [DONE]\n\n")
     else:
         assert b"content-length: %d" % len(said) in head and text(json.loads(said))
+
+
+PROBED = ("/health", "/ready", "/v1/models", "/api/tags", "/api/version", "/")
+
+
+@pytest.mark.parametrize("path", PROBED)
+def test_head_is_get_without_its_body(server: RunningServer, path: str) -> None:
+    with server.http as http:
+        got, head = http.get(path), http.head(path)
+    assert head.status_code == 200 and head.content == b""
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == got.headers[name]
+
+
+def test_a_slash_at_the_end_is_no_name_of_a_model(server: RunningServer) -> None:
+    with server.http as http:
+        assert http.get("/v1/models/").json() == http.get("/v1/models").json()

@@ -30,3 +30,10 @@ def test_a_prefix_is_continued(mistral: Mistral, client: openai.OpenAI) -> None:
     stream = mistral.chat.stream(messages=BEGUN, **GREEDY)
     flowed = "".join(event.data.choices[0].delta.content or "" for event in stream)
     assert flowed == expected
+
+
+def test_models_are_listed(mistral: Mistral) -> None:
+    [card] = mistral.models.list().data or []
+    assert card.type == "base" and card.id == "smollm2"
+    assert card.max_context_length == 2048 and card.capabilities.completion_chat
+    assert mistral.models.retrieve(model_id="smollm2") == card
