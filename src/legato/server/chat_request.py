@@ -60,6 +60,7 @@ class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_
     thinking: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     prediction: Prediction | None = None
+    random_seed: int | None = None
 
     @property
     def wanted_prediction(self) -> str:
@@ -71,6 +72,8 @@ class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_
         renamed = {"logprobs": "top_logprobs"}
         if self.max_completion_tokens is not None:
             renamed["max_tokens"] = "max_completion_tokens"
+        if self.random_seed is not None:
+            renamed["seed"] = "random_seed"
         return renamed
 
     @property
@@ -96,6 +99,12 @@ def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> Sampli
     fields = msgspec.structs.asdict(request)
     if request.max_completion_tokens is not None:
         fields["max_tokens"] = request.max_completion_tokens
+    if request.random_seed is not None:
+        if request.seed is not None:
+            raise RequestError(
+                "random_seed is another name of seed: send one of them", "random_seed"
+            )
+        fields["seed"] = request.random_seed
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
     fields["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None

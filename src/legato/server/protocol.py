@@ -122,6 +122,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
+    "safe_prompt": (False,),
     "web_search_options": (),
     "verbosity": ("medium",),
     "prompt_cache_options": (),
