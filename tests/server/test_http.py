@@ -73,6 +73,22 @@ def test_a_head_may_have_64_kb(server: RunningServer, size: int) -> None:
         assert "larger than 65536 bytes" in reply["error"]["message"]
 
 
+BEHIND = {"garbage": b"hello\r\n\r\n", "a long head": b"GET / HTTP/1.1\r\nx: " + b"a" * 300_000}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_wrong_behind_a_request_is_not_told_in_its_answer(
+    server: RunningServer, *, stream: bool, behind: bytes
+) -> None:
+    fields = {"max_tokens": 100, "ignore_eos": True, "stream": stream}
+    with connected(server) as made:
+        made.sendall(posted(json.dumps({**json.loads(BODY), **fields}).encode()) + behind)
+        whole = b"".join(iter(lambda: made.recv(65536), b""))
+    assert whole.count(b"HTTP/1.1 ") == whole.count(b"HTTP/1.1 200 OK") == 1
+    assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}}")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_http_1_0_knows_no_chunks(server: RunningServer, *, stream: bool) -> None:
     body = json.dumps({**json.loads(BODY), "stream": stream}).encode()

@@ -44,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when it should ring
         self._without_body = 0  # bytes since the last of a body, or since a head ended
+        self._is_refused = False  # what came; what still comes is not read
         self._answering: RequestResponseCycle | None = None  # ``cycle`` is the last that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,6 +66,8 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         self._expect()
         self._without_body += len(data)
         self._unset_keepalive_if_required()
@@ -161,8 +164,15 @@ class Connection(HttpToolsProtocol):
         self._refuse(400, "the request is not valid HTTP/1.1")
 
     def _refuse(self, status: int, message: str) -> None:
-        if self.transport.is_closing():
-            return  # it has been refused
+        """What is wrong behind a request that is answered ends the connection when it is: whatever was
+        said before would be in the midst of that answer."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        answering = self._answering
+        if answering and not answering.response_complete and not answering.more_body:
+            answering.keep_alive = False
+            return
         kind = "timeout_error" if status == 408 else "invalid_request_error"
         body = msgspec.json.encode(shape(message, kind))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
