@@ -14,6 +14,8 @@ LegatoError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class LegatoError(Exception):
     """Root of everything this package raises on purpose."""
@@ -41,6 +43,15 @@ class RequestError(LegatoError):
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+def unknown_field(name: str, known: Iterable[str], place: str = "") -> RequestError:
+    """Of a field that nothing reads, with the one that may have been meant."""
+    import difflib  # a start has no time for it
+
+    close = difflib.get_close_matches(name, sorted(known), 1) if len(name) < 100 else []
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return RequestError(f"unknown field {place + name!r}{hint}", place + name)
 
 
 class ContextLengthError(RequestError):

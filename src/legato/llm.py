@@ -42,7 +42,7 @@ from legato.sampling_params import DEFAULT_MAX_TOKENS, SeedSource, from_fields
 from legato.shared_engine import SharedEngine
 from legato.steering import NO_STEERING, Steering
 from legato.text.continuation import Prompt, build_prompt
-from legato.text.messages import Message
+from legato.text.messages import Message, check_keys
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.recall import AnswerMemory
 from legato.text.template import load_chat_template
@@ -161,6 +161,7 @@ class LLM:
         """What the model sees of a conversation."""
         if self.template is None:
             raise RequestError("this model has no chat template: use generate()", "messages")
+        check_keys(messages, self.template.sources.values())
         with unicode_only("messages"):
             return build_prompt(
                 self.template,

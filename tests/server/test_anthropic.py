@@ -167,3 +167,14 @@ def test_errors_have_the_clients_classes(claude: anthropic.Anthropic) -> None:
         say(claude, QUESTION, model="claude-9")
     with pytest.raises(anthropic.BadRequestError):
         say(claude, QUESTION, tools=[{"name": "x", "input_schema": {"type": "object"}}])
+
+
+def test_models_are_listed(claude: anthropic.Anthropic, server: RunningServer) -> None:
+    [card] = claude.models.list()
+    assert (card.id, card.type, card.display_name) == ("smollm2", "model", "smollm2")
+    with server.http as http:
+        assert card.created_at.timestamp() == http.get("/v1/models").json()["data"][0]["created"]
+    assert card.max_input_tokens == 2048 and card.lifecycle == "active"
+    assert claude.models.retrieve("smollm2") == card
+    with pytest.raises(anthropic.NotFoundError):
+        claude.models.retrieve("claude")

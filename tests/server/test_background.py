@@ -44,6 +44,22 @@ def test_what_was_deleted_ends_and_stays_deleted(server: FakeServer) -> None:
     assert len(server.service.responses) == 0
 
 
+@pytest.mark.parametrize("asked", [ASKED, {"input": "hi", "stream": True, "resume_window": 60}])
+def test_the_events_go_with_the_response(server: FakeServer, asked: dict[str, Any]) -> None:
+    async def run() -> None:
+        reply = await server.client.post("/v1/responses", json=asked)
+        name = reply.headers.get("x-stream-id") or reply.json()["id"]
+        places = (f"/v1/responses/{name}?stream=true", f"/v1/streams/{name}")
+        for place in places:
+            assert "four" in (await server.client.get(place)).text
+        assert (await server.client.delete(f"/v1/responses/{name}")).status_code == 200
+        for place in places:
+            gone = await server.client.get(place)
+            assert (gone.status_code, gone.json()["error"]["code"]) == (404, "stream_not_found")
+
+    asyncio.run(run())
+
+
 def test_what_there_is_no_room_for_is_refused_at_once(server: FakeServer) -> None:
     """And nothing of it is remembered."""
 

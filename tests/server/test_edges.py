@@ -171,6 +171,15 @@ def test_continuous_usage(build: Build) -> None:
     assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
 
 
+def test_continuous_usage_counts_no_token_that_is_not_given(build: Build) -> None:
+    client, _ = build("one two three")
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"prompt": "a", "max_tokens": 0, "echo": True, "stream": True, "stream_options": options}
+    chunks = events(post(client, "/v1/completions", body))
+    assert len(chunks) > 2
+    assert {chunk["usage"]["completion_tokens"] for chunk in chunks} == {0}
+
+
 def test_several_prompts_stream_side_by_side(build: Build) -> None:
     client, _ = build("one two")
     body = {"prompt": ["a", "b"], "n": 2, "stream": True, "echo": True}

@@ -49,6 +49,20 @@ TABLE: list[tuple[str, dict[str, Any], int, str, str]] = [
         "messages",
         "context length is 2048 tokens",
     ),
+    (
+        "chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}, *CHAT["messages"]]},
+        400,
+        "messages[0].tool_calls",
+        "is not supported: the chat template shows none",
+    ),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": "hi", "nmae": "x"}]},
+        400,
+        "messages[0].nmae",
+        "did you mean 'name'",
+    ),
     ("chat/completions", {"stream_options": {}}, 400, "stream_options", "needs stream"),
     (
         "chat/completions",

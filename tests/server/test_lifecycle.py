@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -54,6 +55,24 @@ def test_hanging_up_before_the_answer_cancels(server: RunningServer) -> None:
     wait_until(lambda: running(server) == 0)
     wait_until(lambda: server.metric("generation_tokens_total") > before)
     assert server.metric("generation_tokens_total") - before < LONG["max_tokens"]
+
+
+def ask_behind_one_another(made: socket.socket, *bodies: dict[str, Any]) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    for body in bodies:
+        content = json.dumps(body).encode()
+        made.sendall(head % len(content) + content)
+
+
+@pytest.mark.parametrize("behind", [1, 5])
+@pytest.mark.parametrize("stream", [False, True])
+def test_hanging_up_with_requests_behind_cancels(
+    server: RunningServer, *, stream: bool, behind: int
+) -> None:
+    with socket.create_connection(server.address) as made:
+        ask_behind_one_another(made, {**LONG, "stream": stream}, *[LONG] * behind)
+        wait_until(lambda: running(server) == 1)
+    wait_until(lambda: running(server) == 0, 2)
 
 
 def test_metrics_count(server: RunningServer, client: openai.OpenAI) -> None:
@@ -173,7 +192,10 @@ def test_clients_that_leave_are_no_errors_in_the_log(model_path: Path, tmp_path:
             httpx.post(url, json=LONG, timeout=httpx.Timeout(5, read=0.02))
         with httpx.stream("POST", url, json={**LONG, "stream": True}) as reply:
             assert next(reply.iter_lines())
-        with socket.create_connection(("127.0.0.1", int(started.url.rpartition(":")[2]))) as half:
+        with socket.create_connection(started.address) as made:
+            ask_behind_one_another(made, {**LONG, "stream": True}, LONG)
+            wait_until(lambda: running(started) == 1)
+        with socket.create_connection(started.address) as half:
             half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
         wait_until(lambda: running(started) == 0)
         big = {"prompt": "a", "max_tokens": 1, "user": "x" * 10_000_000}

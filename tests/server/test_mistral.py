@@ -30,3 +30,25 @@ def test_a_prefix_is_continued(mistral: Mistral, client: openai.OpenAI) -> None:
     stream = mistral.chat.stream(messages=BEGUN, **GREEDY)
     flowed = "".join(event.data.choices[0].delta.content or "" for event in stream)
     assert flowed == expected
+
+
+def test_its_own_fields(mistral: Mistral, client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {**GREEDY, "messages": BEGUN[:1], "temperature": 1.0}
+    reply = mistral.chat.complete(random_seed=7, safe_prompt=False, **asked)
+    expected = client.chat.completions.create(seed=7, **asked)
+    assert reply.choices[0].message.content == expected.choices[0].message.content
+    for field in (
+        {"safe_prompt": True},
+        {"random_seed": 1, "seed": 1},
+        {"random_seed": 2**63},
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(extra_body=field, **asked)
+        assert caught.value.param == next(iter(field))
+
+
+def test_models_are_listed(mistral: Mistral) -> None:
+    [card] = mistral.models.list().data or []
+    assert card.type == "base" and card.id == "smollm2"
+    assert card.max_context_length == 2048 and card.capabilities.completion_chat
+    assert mistral.models.retrieve(model_id="smollm2") == card

@@ -129,6 +129,14 @@ def test_what_clients_ask_first(llama: ollama.Client, server: RunningServer) -> 
     assert server.http.get("/api/version").json().keys() == {"version"}
     for reply in (llama.generate("smollm2"), llama.chat("smollm2")):
         assert reply.done and reply.done_reason == "load"
+    for now in (0, 0.0, "0", "0s"):
+        for reply in (
+            llama.generate("smollm2", keep_alive=now),
+            llama.chat("smollm2", keep_alive=now),
+        ):
+            assert reply.done and reply.done_reason == "unload"
+    for later in (5, -1, "5m"):
+        assert llama.generate("smollm2", keep_alive=later).done_reason == "load"
 
 
 USER = QUESTION[0]

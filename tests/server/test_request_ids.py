@@ -40,6 +40,13 @@ def test_it_comes_back(server: RunningServer) -> None:
         assert reply.headers.get_list("x-request-id") == [ID], (method, path, reply.status_code)
 
 
+def test_anthropics_clients_find_it(server: RunningServer) -> None:
+    for body in ({}, {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}):
+        reply = httpx.post(f"{server.url}/v1/messages", json=body, timeout=60)
+        assert reply.headers["request-id"] == reply.headers["x-request-id"]
+    assert "request-id" not in httpx.get(f"{server.url}/health").headers
+
+
 def test_one_is_made(server: RunningServer) -> None:
     made = {httpx.get(f"{server.url}/health").headers["x-request-id"] for _ in range(20)}
     assert len(made) == 20 and all(len(one) == 32 for one in made)

@@ -61,6 +61,6 @@ def build_app(service: Service) -> Starlette:
             allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-stream-id"],
+            expose_headers=["x-request-id", "request-id", "x-stream-id"],
         )
     return app

@@ -22,6 +22,8 @@ from legato.log_format import REQUEST_ID
 LOG = logging.getLogger("legato.http")
 SOUND = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 HEADER = b"x-request-id"
+ANTHROPIC_HEADER, ANTHROPIC_PATH = b"request-id", "/v1/messages"
+"""Where its clients look for the id instead."""
 PROBES = ("/health", "/ready", "/metrics", "/version")
 """What is asked every few seconds is logged only with --log-level debug."""
 NOBODY_LEFT = 499
@@ -84,15 +86,14 @@ async def serve_call(
     CALL.set(call)
     REQUEST_ID.set(call.request_id)
     started, status = time.monotonic(), NOBODY_LEFT
+    headers = (HEADER, ANTHROPIC_HEADER) if call.path.startswith(ANTHROPIC_PATH) else (HEADER,)
 
     async def send_named(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
-            message = {
-                **message,
-                "headers": [*message.get("headers", ()), (HEADER, call.request_id.encode())],
-            }
+            named = [(name, call.request_id.encode()) for name in headers]
+            message = {**message, "headers": [*message.get("headers", ()), *named]}
         await send(message)
 
     try:

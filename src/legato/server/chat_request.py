@@ -15,6 +15,7 @@ from legato.sampling_params import from_fields
 from legato.server.protocol import GenerationFields
 from legato.server.thinking_field import ThinkingField
 from legato.text.continuation import Prompt, build_prompt
+from legato.text.messages import check_keys
 from legato.text.precedence import ContinueFinalMessage
 from legato.text.template import ChatTemplate
 from legato.text.thinking import template_kwargs
@@ -59,6 +60,7 @@ class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_
     thinking: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     prediction: Prediction | None = None
+    random_seed: int | None = None
 
     @property
     def wanted_prediction(self) -> str:
@@ -70,6 +72,8 @@ class ChatRequest(ThinkingField, GenerationFields, kw_only=True, forbid_unknown_
         renamed = {"logprobs": "top_logprobs"}
         if self.max_completion_tokens is not None:
             renamed["max_tokens"] = "max_completion_tokens"
+        if self.random_seed is not None:
+            renamed["seed"] = "random_seed"
         return renamed
 
     @property
@@ -95,6 +99,12 @@ def sampling_params(request: ChatRequest, preferences: dict[str, Any]) -> Sampli
     fields = msgspec.structs.asdict(request)
     if request.max_completion_tokens is not None:
         fields["max_tokens"] = request.max_completion_tokens
+    if request.random_seed is not None:
+        if request.seed is not None:
+            raise RequestError(
+                "random_seed is another name of seed: send one of them", "random_seed"
+            )
+        fields["seed"] = request.random_seed
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
     fields["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
@@ -121,6 +131,7 @@ def chat_prompt(
         raise RequestError(
             f"messages has {len(request.messages)} entries, at most {MAX_MESSAGES} are", "messages"
         )
+    check_keys(request.messages, template.sources.values())
     return build_prompt(
         template,
         tokenizer,

@@ -51,8 +51,7 @@ class CompletionStream:
                 if event:
                     yield event
         if self.request.include_usage:
-            total = usage(self.answers, generated=self.request.generates)
-            yield self._head + b',"choices":[],"usage":' + encode(total) + b"}\n\n"
+            yield self._head + b',"choices":[],"usage":' + self._usage() + b"}\n\n"
         yield DONE
 
     def _seen(self, piece: Piece) -> Piece:
@@ -120,7 +119,10 @@ class CompletionStream:
     def _end(self) -> bytes:
         if not self.request.continuous_usage:
             return self._tail
-        return b',"usage":' + encode(usage(self.answers)) + b"}\n\n"
+        return b',"usage":' + self._usage() + b"}\n\n"
+
+    def _usage(self) -> bytes:
+        return encode(usage(self.answers, generated=self.request.generates))
 
 
 def text_offsets(request: CompletionRequest, tokenizer: Tokenizer) -> TextOffsets:

@@ -15,6 +15,7 @@ router = Routes("operation", guarded=False)
 
 
 @router.get("/health")
+@router.head("/health", shown=False)
 async def health(service: Service) -> Response:
     """200 while the server lives: whoever restarts it at a 503 loses nothing. 503: no engine can be
     started."""
@@ -23,6 +24,7 @@ async def health(service: Service) -> Response:
 
 
 @router.get("/ready")
+@router.head("/ready", shown=False)
 async def ready(service: Service) -> Response:
     """200 when a request would be answered now. 503: ask another server, if there is one."""
     status = service.status

@@ -201,6 +201,12 @@ class KeptStreams:
             del self._kept[stream.owner, stream.name]
             stream.forget()
 
+    def forget(self, name: str) -> None:
+        """Drops the stream of that name, if there is one."""
+        stream = self._kept.get((owner(), name))
+        if stream is not None:
+            self.drop(stream)
+
     def count(self, size: int) -> None:
         self._bytes += size
         if self._bytes > MAX_BYTES:

@@ -6,7 +6,7 @@ A chat that ends with a message of the assistant is continued where that message
 from __future__ import annotations
 
 import uuid
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -32,8 +32,7 @@ from legato.text.reasoning_split import Parted
 
 router = Routes("Ollama", prefix="/api", dialect=OLLAMA)
 
-NO_EFFECT = frozenset({"keep_alive"})
-"""The model stays loaded."""
+NO_EFFECT: frozenset[str] = frozenset()
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
@@ -73,6 +72,7 @@ TURNS = TurnFormat(
 
 
 EFFORTS = ("low", "medium", "high")
+NO_TIME = (0, "0", "0s", "0m", "0h")
 
 
 class OllamaOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +98,7 @@ NAMES = {name: f"options.{name}" for name in OllamaOptions.__struct_fields__} | 
 
 
 class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
-    """What both endpoints have; the last five are those of /v1/chat/completions."""
+    """What both endpoints have; ``echo`` to ``parse_special_tokens`` are those of /v1/chat/completions."""
 
     model: str | None = None
     stream: bool = True
@@ -112,6 +112,12 @@ class OllamaFields(GuidanceFields, kw_only=True, forbid_unknown_fields=True):
     cache_salt: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     parse_special_tokens: bool = False
+    keep_alive: int | float | str | None = None  # the model stays loaded, whatever it is
+
+    @property
+    def done_without_words(self) -> Literal["load", "unload"]:
+        """Of a request that asks nothing: what the original would have done."""
+        return "unload" if self.keep_alive in NO_TIME else "load"
 
     @property
     def wanted_thoughts(self) -> tuple[bool | str | None, str]:
@@ -145,7 +151,7 @@ async def chat(http: Request, service: Service) -> Response:
     """Answer a conversation, or continue the answer it ends with."""
     request, size = await _read(http, service, OllamaChatRequest)
     if not request.messages:
-        return json_response(loaded(service, in_chat))
+        return json_response(loaded(service, in_chat, request.done_without_words))
     prompt = await off_loop(size, lambda: _chat_prompt(request, service))
     return await _reply(http, request, prompt, service, in_chat)
 
@@ -155,7 +161,7 @@ async def generate(http: Request, service: Service) -> Response:
     """Answer a prompt; with ``raw``, continue it."""
     request, size = await _read(http, service, OllamaGenerateRequest)
     if not request.prompt:
-        return json_response(loaded(service, in_generate))
+        return json_response(loaded(service, in_generate, request.done_without_words))
     prompt = await off_loop(size, lambda: _generate_prompt(request, service))
     return await _reply(http, request, prompt, service, in_generate)
 

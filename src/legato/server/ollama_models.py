@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,6 +9,7 @@ from starlette.requests import Request
 
 from legato import __version__
 from legato.server.admission import read_request
+from legato.server.models import since
 from legato.server.ollama import check_model
 from legato.server.ollama_reply import OLLAMA
 from legato.server.routes import Routes
@@ -40,13 +40,15 @@ SHOW_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"system": ("",), "template": (""
 
 
 @router.get("/version")
+@router.head("/version", shown=False)
 async def version() -> dict[str, str]:
     return {"version": __version__}
 
 
 @router.get("/tags")
+@router.head("/tags", shown=False)
 async def tags(service: Service) -> dict[str, Any]:
-    return {"models": [{**_card(service), "modified_at": _since(service)}]}
+    return {"models": [{**_card(service), "modified_at": since(service)}]}
 
 
 @router.get("/ps")
@@ -74,7 +76,7 @@ async def show(http: Request, service: Service) -> dict[str, Any]:
             f"{info.architecture}.vocab_size": info.vocab_size,
         },
         "capabilities": ["completion", "thinking"] if _thinks(service) else ["completion"],
-        "modified_at": _since(service),
+        "modified_at": since(service),
     }
 
 
@@ -105,7 +107,3 @@ def _details(service: Service) -> dict[str, Any]:
         "parameter_size": "",
         "quantization_level": "",
     }
-
-
-def _since(service: Service) -> str:
-    return datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")

@@ -45,9 +45,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def loaded(service: Service, say: Say) -> dict[str, Any]:
-    """The answer to a request without a prompt, by which clients load a model."""
-    ending = {"done": True, "done_reason": "load"}
+def loaded(service: Service, say: Say, reason: str) -> dict[str, Any]:
+    """The answer to a request without a prompt, by which clients load a model, or let it go."""
+    ending = {"done": True, "done_reason": reason}
     return {"model": service.model_name, "created_at": now(), **say(NOTHING), **ending}
 
 

@@ -6,14 +6,13 @@ Nothing is ignored in silence: a field is in a schema below, in ``NO_EFFECT``, i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 
-from legato.errors import RequestError
+from legato.errors import RequestError, unknown_field
 from legato.server.guidance import GuidanceFields
 from legato.server.structured import ResponseFormat, StructuredOutputs, Wanted, openai_grammar
 
@@ -123,6 +122,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
+    "safe_prompt": (False,),
     "web_search_options": (),
     "verbosity": ("medium",),
     "prompt_cache_options": (),
@@ -175,7 +175,7 @@ def parse(
         if name in known:
             fields[name] = value
         elif name not in unsupported:
-            raise RequestError(_unknown(name, known), name)
+            raise unknown_field(name, known)
         elif value not in unsupported[name]:
             raise RequestError(_unsupported(name, unsupported[name]), name)
     return convert(fields, schema)
@@ -199,12 +199,6 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
         if name is None:
             raise
         raise type(error)(str(error).replace(error.field or "", name), name) from None
-
-
-def _unknown(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), 1) if len(name) < 100 else []
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown field {name!r}{hint}"
 
 
 def _unsupported(name: str, empty: tuple[Any, ...]) -> str:

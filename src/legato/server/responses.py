@@ -197,11 +197,12 @@ async def _stop(kept: KeptStream) -> None:
 
 @router.delete("/{response_id}")
 async def delete(response_id: str, service: Service) -> Response:
-    """Forget a response, which ends it if it is in progress. Those that went on from it keep what they
-    need."""
+    """Forget a response and its events, which ends it if it is in progress. Those that went on from it
+    keep what they need."""
     if service.responses.get(response_id).response["status"] == "in_progress":
         await _stop(service.streams.get(response_id))
     service.responses.delete(response_id)
+    service.streams.forget(response_id)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 

@@ -6,16 +6,27 @@ any separator would be text that nobody wrote.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
-from legato.errors import RequestError
+from legato.errors import RequestError, unknown_field
 
 Message = dict[str, Any]
 ContentFormat = Literal["string", "parts"]
 
-MAX_ROLES, MAX_ROLE = 32, 256
+MAX_ROLES, MAX_ROLE, MAX_KEY = 32, 256, 256
 MARKS = ("prefix", "partial")  # Mistral's and DeepSeek's, and Kimi's
+_CALLS = ("tool_calls", "function_call")
+_UNSHOWN = (*_CALLS, "audio")  # words of an answer that few templates show
+_KEYS = frozenset(
+    {"role", "content", "reasoning_content", "reasoning", "name", "tool_call_id"}
+    | {
+        "refusal",
+        "annotations",
+        "parsed",
+    }  # what OpenAI's client holds beside the words of an answer
+).union(MARKS)
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -40,6 +51,31 @@ def part_text(part: Any, field: str) -> str:
     if not isinstance(text, str):
         raise RequestError(f"{field}.text must be a string", f"{field}.text")
     return text
+
+
+def check_keys(messages: list[Message], sources: Collection[str]) -> None:
+    """Raises RequestError for what the templates in ``sources`` would drop: calls of tools, and keys that
+    neither clients nor these templates know. What is no message, ``prepare`` says so."""
+    known = {*_KEYS}
+    for index, message in enumerate(messages):
+        for key, value in message.items() if isinstance(message, dict) else ():
+            if key not in known and value not in (None, [], ""):
+                _check_key(key, f"messages[{index}].", sources)
+                known.add(key)
+
+
+def _check_key(key: str, place: str, sources: Collection[str]) -> None:
+    if any(_reads(source, key) for source in sources):
+        return
+    if key not in _UNSHOWN:
+        raise unknown_field(key, _KEYS, place)
+    problem = "is not supported: the chat template shows none"
+    raise RequestError(f"{place}{key} {problem}", place + key)
+
+
+def _reads(source: str, key: str) -> bool:
+    """Whether a template names the key, as an attribute or as an item."""
+    return len(key) <= MAX_KEY and bool(re.search(rf"(?:\.|['\"]){re.escape(key)}\b", source))
 
 
 def prepare(
@@ -83,12 +119,16 @@ def _prepare(
         raise RequestError(f"{field}.role: {problem}", f"{field}.role")
     content = message.get("content")
     text = text_of(content, f"{field}.content")
-    message = {name: value for name, value in message.items() if not _is_left_out(name, value)}
-    message["role"] = role
-    reasoning = reasoning_of(message, field)
+    kept: Message = {
+        name: value for name, value in message.items() if not _is_left_out(name, value)
+    }
+    kept["role"] = role
+    reasoning = reasoning_of(kept, field)
     if reasoning is not None:
-        message["reasoning_content"] = reasoning
-    return message if content is None else with_text(message, text, content_format)
+        kept["reasoning_content"] = reasoning
+    if content is None and any(name in kept for name in _CALLS):
+        return kept  # templates ask then whether there is any
+    return with_text(kept, text, content_format)
 
 
 def _is_left_out(name: str, value: Any) -> bool:

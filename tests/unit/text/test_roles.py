@@ -8,6 +8,7 @@ import pytest
 
 from legato.errors import RequestError
 from legato.text.continuation import build_prompt
+from legato.text.messages import check_keys
 from legato.text.template import ChatTemplate
 
 USER = {"role": "user", "content": "hi"}
@@ -78,3 +79,65 @@ def test_a_reply_goes_back_as_the_client_holds_it(published: dict[str, ChatTempl
         plain = rendered(template, {})
         assert rendered(template, {**NOTHING}) == plain, name
         assert rendered(template, {"tool_calls": []}) == plain, name
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_no_content_is_an_empty_one(published: dict[str, ChatTemplate], role: str) -> None:
+    """Whether it is null or left out; only beside calls of tools some templates ask for null."""
+
+    def rendered(template: ChatTemplate, content: dict[str, Any]) -> str:
+        turns = [USER, {"role": role, **content}, USER]
+        turns = turns[1:] if role == "system" else turns
+        try:
+            return build_prompt(template, None, turns).text
+        except RequestError as error:
+            return str(error)
+
+    for name, template in published.items():
+        empty = rendered(template, {"content": ""})
+        assert rendered(template, {"content": None}) == rendered(template, {}) == empty, name
+    asks = "{% for m in messages %}{{ m.content is none }}{% endfor %}"
+    for key in ("tool_calls", "function_call"):
+        called = {"role": "assistant", "content": None, key: [{"id": "1"}]}
+        assert build_prompt(ChatTemplate(asks), None, [called, USER]).text == "TrueFalse"
+
+
+CLIENTS: dict[
+    str, Any
+] = {  # OpenAI's, vLLM's, DeepSeek's, Kimi's; an answer that is sent back as it came
+    "name": "x",
+    "tool_call_id": "1",
+    "refusal": "no",
+    "annotations": [{"type": "url_citation"}],
+    "parsed": {"a": 1},
+    "reasoning": "hm",
+    "reasoning_content": "hm",
+    "prefix": True,
+    "partial": True,
+}
+
+
+@pytest.mark.parametrize("key", CLIENTS)
+def test_what_clients_say_of_a_message_is_known(key: str) -> None:
+    check_keys([USER, {**USER, key: CLIENTS[key]}], [NAMES_ROLES])
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [
+        ("tool_calls", "messages[1].tool_calls is not supported: the chat template shows none"),
+        ("function_call", "messages[1].function_call is not supported"),
+        ("audio", "messages[1].audio is not supported"),
+        ("contnet", "unknown field 'messages[1].contnet'; did you mean 'content'?"),
+        ("zzz", "unknown field 'messages[1].zzz'"),
+    ],
+)
+def test_what_a_template_would_drop_is_refused(key: str, complaint: str) -> None:
+    messages = [USER, {**USER, key: [{"id": "1"}]}]
+    with pytest.raises(RequestError) as caught:
+        check_keys(messages, [NAMES_ROLES, f"{{{{ {key} }}}}"])
+    assert str(caught.value).startswith(complaint) and caught.value.field == f"messages[1].{key}"
+    for nothing in (None, [], ""):
+        check_keys([{**USER, key: nothing}], [NAMES_ROLES])
+    for reads in (f"m.{key}", f"m['{key}']", f'm.get("{key}")', f"'{key}' in m"):
+        check_keys(messages, [NAMES_ROLES, f"{{{{ {reads} }}}}"])
