@@ -7,12 +7,13 @@ or by properties, never by mutation.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from legato.errors import ConfigError
+from legato.settings_fields import check, flag
 from legato.speculation import Speculation
 
 ASSISTANT_PREFILLS = ("continue", "new-turn", "reject")
@@ -58,45 +59,6 @@ MOST_TOKENS = 2**31 - 1
 MOST_BYTES = 2**50
 MOST_COUNT = 10**9
 TRACES_PATH = "/v1/traces"
-
-
-def flag(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    within: tuple[int, int] | tuple[float, float] | None = None,
-    unit: str = "",
-) -> Any:
-    """A field that is also a command-line flag, with its help text. ``within``: least and most; whole
-    numbers, if these are."""
-    metadata = {"help": help, "choices": choices, "within": within, "unit": unit}
-    return field(default=default, metadata=metadata)
-
-
-def _check(settings: EngineConfig | ServerConfig) -> None:
-    """Each value against what its field allows. Raises ConfigError."""
-    for spec in fields(settings):
-        value = getattr(settings, spec.name)
-        choices, within = spec.metadata.get("choices"), spec.metadata.get("within")
-        if value is None and "None" in str(spec.type):
-            continue
-        if choices and value not in choices:
-            allowed = f"one of {', '.join(choices)}"
-        elif within and not _is_within(value, *within):
-            wants_whole = isinstance(within[0], int) and not isinstance(value, int)
-            kind = "a whole number, " if wants_whole else ""
-            allowed = f"{kind}{within[0]} to {within[1]} {spec.metadata['unit']}".rstrip()
-        elif value is None:
-            allowed = f"a {spec.type}"
-        else:
-            continue
-        raise ConfigError(f"{spec.name} must be {allowed}, got {value!r}", spec.name)
-
-
-def _is_within(value: object, least: float, most: float) -> bool:
-    kinds = int if isinstance(least, int) else (int, float)
-    return isinstance(value, kinds) and least <= value <= most
 
 
 def available_memory() -> int:
@@ -209,7 +171,7 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         Speculation.parse(self.speculative_config)
         if self.draft_quantization != "none" and self.draft_model is None:
             raise ConfigError("draft_quantization needs a draft_model", "draft_quantization")
@@ -358,7 +320,7 @@ class ServerConfig:
     )
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         given = self.api_key if self.api_key is not None else _key_of_environment()
         if given is not None and not _keys(given):  # an unset variable must not open the server
             raise ConfigError("api_key has no key in it", "api_key")

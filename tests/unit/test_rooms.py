@@ -16,7 +16,8 @@ SOURCE = TESTS.parent / "src" / "legato"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "speculation": {"errors"},
-    "config": {"errors", "speculation"},
+    "settings_fields": {"errors"},
+    "config": {"errors", "settings_fields", "speculation"},
     "log_format": set(),
     "parent": set(),
     "spare_memory": set(),
