@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from enum import StrEnum
 
 import msgspec
@@ -19,7 +18,6 @@ from legato.errors import (
     EngineDeadError,
     EngineError,
     LegatoError,
-    ModelError,
     RepeatedDeathError,
 )
 from legato.messages import (
@@ -42,6 +40,7 @@ from legato.messages import (
 from legato.models.info import ModelInfo
 from legato.request import Output, Request
 from legato.server.child import Child
+from legato.server.next_engine import like_the_first, need_same_weights
 from legato.server.open_request import OpenRequest
 from legato.server.spawning import LOADER, Spawned, spawn
 from legato.server.suspects import Suspects
@@ -69,16 +68,6 @@ def error_of(event: Failed | Refused) -> LegatoError:
     if issubclass(kind, (errors.ConfigError, errors.RequestError)):
         return kind(event.message, event.field)
     return kind(event.message)
-
-
-def like_the_first(config: EngineConfig, info: ModelInfo) -> EngineConfig:
-    """Free memory decides how large the cache is, but only once: the answers that an engine has begun
-    must fit into the next one."""
-    return replace(
-        config,
-        max_model_len=info.max_model_len,
-        kv_cache_memory=info.num_blocks * info.kv_bytes_per_block or config.kv_cache_memory,
-    )
 
 
 class EngineClient:
@@ -253,7 +242,8 @@ class EngineClient:
                 ready = await self._loaded
                 if self._child.has_ended.is_set():
                     raise EngineDeadError(self._child.obituary)
-                self._need_same_weights(ready.info)
+                if self._info is not None:
+                    need_same_weights(self._info, ready.info)
             except EngineDeadError as error:
                 last = error
             except OSError as error:
@@ -266,14 +256,6 @@ class EngineClient:
                 self._begin(self._child, ready)
                 return
         raise EngineDeadError(f"{last}, {len(ATTEMPT_DELAYS)} times while loading") from last
-
-    def _need_same_weights(self, info: ModelInfo) -> None:
-        """Answers were begun with those of the first engine, and are spelled with its tokenizer."""
-        if self._info is not None and info.weights != self._info.weights:
-            raise ModelError(
-                f"{info.name}: its files have changed since the server started, which has to be "
-                "started anew for them"
-            )
 
     def _begin(self, child: Child, ready: Ready) -> None:
         """The engine is there."""

@@ -13,7 +13,7 @@ from legato.errors import ConfigError, ModelError
 from legato.models.loading import plan_kv
 from legato.models.registry import read_spec
 from legato.models.spec import ModelSpec
-from legato.server.bridge import like_the_first
+from legato.server.next_engine import like_the_first
 from legato.weights.model_config import ModelConfig
 
 # 2 layers * (k and v) * 2 heads * 16 * 2 bytes * 16 positions
