@@ -162,6 +162,11 @@ def test_errors_have_anthropics_shape(
     assert reply["error"]["type"] == kind and part in reply["error"]["message"]
 
 
+def test_a_body_that_is_not_json_is_the_requests_fault(server: RunningServer) -> None:
+    reply = server.http.post("/v1/messages", content=b"a: 1", headers={"content-type": "text/yaml"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (415, "invalid_request_error")
+
+
 def test_errors_have_the_clients_classes(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         say(claude, QUESTION, model="claude-9")
