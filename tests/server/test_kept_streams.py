@@ -83,15 +83,13 @@ def test_a_broken_stream_goes_on(server: RunningServer) -> None:
 
 def test_nobody_comes_back(server: RunningServer) -> None:
     url = f"{server.url}/v1/chat/completions"
-    body = {**CHAT, "max_tokens": 1900, "resume_window": 0.5}
+    body = {**CHAT, "max_tokens": 1900, "resume_window": 1}
     with httpx.stream("POST", url, json=body, timeout=60) as response:
         name = response.headers["x-stream-id"]
         frames(response, 5)
-    left = time.monotonic()
-    time.sleep(0.2)
-    assert running(server) == 2
+        left = time.monotonic()
     wait_until(lambda: running(server) == 0)
-    assert 0.4 < time.monotonic() - left < 3
+    assert time.monotonic() - left > 0.9  # and its answer is not complete: that would be kept
     assert httpx.get(f"{server.url}/v1/streams/{name}").status_code == 404
 
 
