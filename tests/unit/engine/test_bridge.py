@@ -26,9 +26,12 @@ from legato.errors import (
     EngineDeadError,
     EngineError,
     ModelError,
+    RequestError,
 )
+from legato.messages import Add, Command
 from legato.request import Output, Request, SamplingParams
 from legato.server.bridge import EngineClient, EngineState
+from legato.server.child import Child
 from legato.server.spawning import spawn
 
 HERE = Path(__file__).parent
@@ -118,6 +121,46 @@ def test_refusals_keep_their_kind_and_field() -> None:
                 await collect(client, ask("a", [1] * 1000))
             assert caught.value.field == "prompt"
             assert len(await collect(client, ask("a", [1], max_tokens=3))) == 3
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_served_before_there_is_an_engine_nor_twice_under_one_name() -> None:
+    async def scenario() -> None:
+        with pytest.raises(EngineDeadError, match="the engine is loading"):
+            await collect(EngineClient(EngineConfig()), ask("a", [1]))
+        async with running("slow") as client:
+            first = asyncio.create_task(collect(client, ask("a", [1], max_tokens=20)))
+            await until(lambda: client.stats.running == 1)
+            with pytest.raises(RequestError, match="'a' is in use"):
+                await collect(client, ask("a", [2]))
+            assert len(await first) == 20
+
+    asyncio.run(scenario())
+
+
+def test_another_engine_is_sent_what_a_request_has_been_ranked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[int] = []
+    original = Child.send
+
+    def send(child: Child, command: Command) -> None:
+        if isinstance(command, Add):
+            sent.append(command.request.priority)
+        original(child, command)
+
+    monkeypatch.setattr(Child, "send", send)
+
+    async def scenario() -> None:
+        async with running("slow") as client:
+            asking = asyncio.create_task(collect(client, ask("a", [1], max_tokens=60)))
+            await until(lambda: client.stats.running == 1)
+            client.rank("a", 7)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGKILL)
+            await asking
+        assert sent == [0, 7]
 
     asyncio.run(scenario())
 

@@ -344,17 +344,20 @@ def test_a_block_that_a_rejected_draft_took_is_the_sequences_own() -> None:
 def test_a_constraint_that_cannot_go_on_ends_its_sequence_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The error names the field that the grammar came with."""
+
     def refuse(self: Constraint, token: int) -> bool:
-        raise EngineError("the grammar cannot go on")
+        raise RequestError("the grammar cannot go on")
 
     monkeypatch.setattr(Constraint, "accept", refuse)
     engine = make()
     engine.describe(TABLE)
     healed, other = ask("a", [1, 2, 3]), ask("b", [4, 5, 6])
-    healed.pending = b"g"
+    healed.pending, healed.grammar_field = b"g", "guided_regex"
     engine.add(healed)
     engine.add(other)
     outputs = run(engine)
     assert tokens(outputs, "b") == expected(other, 0, 1000)[0]
     (failed,) = [output for output in outputs if output.error]
-    assert failed.request_id == "a" and "cannot go on" in (failed.error or "")
+    assert failed.request_id == "a" and failed.error == "the grammar cannot go on"
+    assert failed.error_field == "guided_regex"
