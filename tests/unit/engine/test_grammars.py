@@ -16,11 +16,14 @@ from test_engine import run
 from legato.batch import I32, Batch
 from legato.config import EngineConfig
 from legato.constraint import grammar as grammar_module
+from legato.constraint.arriving import Arriving
 from legato.constraint.grammar import Grammar
 from legato.constraint.tokens import TokenTable
+from legato.drafting.gain import Gain
 from legato.engine import Engine
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Progress, Request, SamplingParams, Thinking
+from legato.scheduler import FEW_RUNNING
 from legato.sequence import Sequence
 from legato.text import grammar as sources
 
@@ -241,6 +244,42 @@ def test_a_request_is_ranked_while_its_grammar_is_compiled(
         assert engine.has_work
         engine.step()
     assert [sequence.priority for sequence in engine._scheduler.sequences] == [7, 7]
+
+
+def test_who_can_be_served_does_not_wait_for_a_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a step that has nothing else to do waits a moment."""
+    waited: list[bool] = []
+    take = Arriving.take
+
+    def noted(arriving: Arriving, *, waits: bool) -> Iterator[object]:
+        waited.append(waits)
+        return take(arriving, waits=waits)
+
+    monkeypatch.setattr(Arriving, "take", noted)
+    engine = make(saying(b"ok"))
+    with compiling(monkeypatch):
+        engine.add(ask(WORD))
+        assert engine.step() == []
+        engine.add(ask("", "other"))
+        assert [output.request_id for output in engine.step()] == ["other"]
+    assert waited == [True, False]
+    run(engine)
+
+
+def test_grammars_guess_nothing_where_many_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a guess takes a row that costs its full time."""
+    noted: set[tuple[bool, bool]] = set()
+    draft = Sequence.draft
+
+    def note(sequence: Sequence, most: int, gain: Gain | None, *, guesses: bool) -> list[int]:
+        noted.add((len(engine._scheduler.running) > FEW_RUNNING, guesses))
+        return draft(sequence, most, gain, guesses=guesses)
+
+    monkeypatch.setattr(Sequence, "draft", note)
+    engine = make(saying(b"x" * 40))
+    engine.add(ask(sources.regex("[a-z]*", "response_format"), n=FEW_RUNNING + 1))
+    run(engine)  # one choice at first, which computes the prompt
+    assert noted == {(True, False), (False, True)}
 
 
 def aborted(engine: Engine, index: int | None) -> list[int]:
