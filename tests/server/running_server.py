@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -60,16 +58,13 @@ def start_server(*flags: str, stderr: IO[str] | None = None) -> RunningServer:
 
 def start_silent_server(*flags: str, stderr: IO[str]) -> RunningServer:
     """The same where standard output says nothing: all that it says is in the log."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "legato.cli", "serve", "--port", str(port), *flags]
+    command = [sys.executable, "-m", "legato.cli", "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-    started = RunningServer(f"http://127.0.0.1:{port}", process)
+    log = Path(stderr.name)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(httpx.ConnectError):
-            if started.http.get("/ready").status_code == 200:
-                return started
+        if found := re.search(r"ready at (http://[\w.]+:\d+)", log.read_text(encoding="utf-8")):
+            return RunningServer(found[1], process)
         time.sleep(0.1)
     raise AssertionError(f"no server: {process.poll()}")
 

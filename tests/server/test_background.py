@@ -33,10 +33,12 @@ def make(model_path: Path, tokenizer: Tokenizer, script: Script | str) -> FakeSe
 def test_what_was_deleted_ends_and_stays_deleted(server: FakeServer) -> None:
     async def run() -> tuple[int, int, int]:
         begun = (await server.client.post("/v1/responses", json=ASKED)).json()
-        await asyncio.sleep(0.05)
+        while not server.engine.requests:
+            await asyncio.sleep(0.01)
+        stream = server.service.streams.get(begun["id"])
         deleted = await server.client.delete(f"/v1/responses/{begun['id']}")
         still_open = server.service.num_open
-        await asyncio.sleep(0.3)
+        await stream.ended()
         found = await server.client.get(f"/v1/responses/{begun['id']}")
         return deleted.status_code, still_open, found.status_code
 
@@ -70,7 +72,8 @@ def test_what_there_is_no_room_for_is_refused_at_once(server: FakeServer) -> Non
             response = await server.client.post("/v1/responses", json=ASKED)
             statuses.append(response.status_code)
         assert len(server.service.responses) == 1 and server.service.load.open == 1
-        await asyncio.sleep(0.4)
+        while load.open:
+            await asyncio.sleep(0.01)
         return statuses
 
     assert asyncio.run(run(Load(running=1, queue=0), KeptStreams())) == [200, 429, 429]

@@ -59,7 +59,7 @@ def test_health_answers_while_grammars_are_compiled(
             waits.append(time.monotonic() - started)
             time.sleep(0.02)
     print(f"\n/health while {len(bodies)} grammars are compiled: {max(waits):.3f} s at most")
-    assert max(waits) < 1  # 0.03 on a machine that does little else
+    assert max(waits) < 5  # 0.03 on a machine that does little else
 
 
 def one_way_or_the_other(client: openai.OpenAI, body: dict[str, Any]) -> None:

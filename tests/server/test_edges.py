@@ -14,6 +14,7 @@ from fake_service import Build, post
 from legato.errors import EngineDeadError
 from legato.request import FinishReason, Output, Request
 from legato.server.bridge import EngineState
+from legato.server.service import RANKS
 from legato.text.tokenizer import Tokenizer
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -293,3 +294,13 @@ def test_no_stop_string_ends_within_the_first_min_tokens(build: Build, min_token
     body = {**CHAT, "stop": "three", "min_tokens": min_tokens}
     text = post(client, "/v1/chat/completions", body).json()["choices"][0]["message"]["content"]
     assert text == ("one two " if min_tokens < 3 else "one two three one two ")
+
+
+@pytest.mark.parametrize("priority", [2**31, -(2**31)])
+def test_priorities_have_bounds(build: Build, priority: int) -> None:
+    client, engine = build()
+    assert post(client, "/v1/chat/completions", {**CHAT, "priority": priority}).status_code == 200
+    assert engine.requests[0].priority // RANKS == priority
+    beyond = priority + (1 if priority > 0 else -1)
+    refused = post(client, "/v1/chat/completions", {**CHAT, "priority": beyond})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "priority"

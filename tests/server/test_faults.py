@@ -150,12 +150,14 @@ def hurt(model_path: Path) -> Iterator[RunningServer]:
     started.process.wait(20)
 
 
-async def engine(server: RunningServer) -> int:
-    """The process of an engine that is ready."""
+async def engine(server: RunningServer, before: int | None = None) -> int:
+    """The process of an engine that is ready, and not that of one ``before``."""
     while True:
         with suppress(AssertionError, FileNotFoundError):
             if httpx.get(f"{server.url}/ready").status_code == 200:
-                return engine_pid(server)
+                pid = engine_pid(server)
+                if pid != before:
+                    return pid
         await asyncio.sleep(0.02)
 
 
@@ -214,11 +216,11 @@ def test_a_crash_a_hang_and_no_memory(model_path: Path, undisturbed: list[Stream
     )
 
     async def faults() -> None:
-        os.kill(await engine(hurt), signal.SIGSEGV)
-        await asyncio.sleep(0.5)
-        os.kill(await engine(hurt), signal.SIGSTOP)
-        await asyncio.sleep(2.5)
-        pid = await engine(hurt)
+        first = await engine(hurt)
+        os.kill(first, signal.SIGSEGV)
+        second = await engine(hurt, first)
+        os.kill(second, signal.SIGSTOP)
+        pid = await engine(hurt, second)
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
         resource.prlimit(pid, resource.RLIMIT_AS, (used, used))  # not one page more
         await asyncio.sleep(0.5)

@@ -6,6 +6,7 @@ import pytest
 
 from legato.constraint.constraint import Rules
 from legato.constraint.grammar import Grammar
+from legato.constraint.healing import Fit
 from legato.constraint.ruling import Ruled
 from legato.constraint.tokens import TokenTable
 from legato.text import grammar as sources
@@ -35,3 +36,15 @@ def test_what_is_refused(draft: list[int], drawn: list[int], refused: int | None
     ruled = Ruled(Rules([], [], grammar), 2, draft, None)
     found = ruled.refusal([X, X, *drawn])
     assert (None if found is None else found.row - 2) == refused
+
+
+@pytest.mark.parametrize(
+    ("fallback", "chosen"),
+    [([OK], [OK]), ([OK, SECOND], [OK]), ([SECOND], [FIRST, OK]), ([], [FIRST, OK])],
+)
+def test_what_a_refused_row_may_choose(fallback: list[int], chosen: list[int]) -> None:
+    """What fits the given text and the grammar: of that the fallback, where the grammar takes one of it."""
+    grammar = Grammar.compile(sources.regex("(ok|x)+", "regex"), TABLE)
+    fit = Fit(TABLE.mask([FIRST, SECOND, OK]), TABLE.mask(fallback))
+    ruled = Ruled(Rules([], [fit], grammar), 0, [], None)
+    assert ruled.choice(TABLE.mask([FIRST, OK, X]), []).tolist() == TABLE.mask(chosen).tolist()

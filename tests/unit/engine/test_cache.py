@@ -145,6 +145,18 @@ def test_a_claim_that_fails_changes_nothing() -> None:
     assert cache.pool.num_cached == 3
 
 
+def test_what_is_known_is_told_beginnings_first() -> None:
+    """Whatever the blocks' numbers are: what is kept of it can be found again only from its beginning."""
+    cache = KVCache(num_blocks=64, lanes=2, max_len=1000)
+    tokens = np.arange(48, dtype=np.int32)
+    hold = Hold("")
+    cache.claim(hold, tokens, 0, spare=0)
+    hold.blocks = hold.blocks[::-1]
+    cache.tables[hold.lane, :3] = hold.blocks
+    cache.index_full(hold, tokens, 48)
+    assert [node.depth for node in cache.known(10)] == [1, 2, 3]
+
+
 def test_a_copy_is_given_up_when_its_source_is_the_missing_block() -> None:
     cache = KVCache(num_blocks=3, lanes=1, max_len=64)
     tokens = np.arange(40, dtype=np.int32)

@@ -88,6 +88,20 @@ def test_choices_read_their_prompt_once() -> None:
     assert len(long_rounds) <= 2, draft.rows
 
 
+def test_a_cache_that_is_cleared_is_cleared_in_both_models() -> None:
+    draft = FakeProgram(64)
+    engine, _ = engine_of(draft)
+    read = []
+    for clears in (False, True, False):
+        if clears:
+            engine.clear_cache()
+        draft.rows.clear()
+        engine.add(ask("a", list(range(40)) * 2, max_tokens=20))
+        run(engine)
+        read.append(sum(draft.rows))
+    assert read[0] == read[1] > read[2] + 60
+
+
 def test_a_pool_that_is_too_small() -> None:
     engine, program = engine_of(FakeProgram(2))
     request = ask("a", [5] * 50, max_tokens=20)

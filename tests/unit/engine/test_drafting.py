@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -229,11 +230,11 @@ def test_lookups_share_what_they_begin_with_and_nothing_else(seed: int) -> None:
 
 
 def test_the_choices_of_a_request_share_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[ref[Known]] = []
     original = Known.__init__
 
     def counted(known: Known, *arguments: Any) -> None:
-        made.append(arguments)
+        made.append(ref(known))
         original(known, *arguments)
 
     monkeypatch.setattr(Known, "__init__", counted)
@@ -246,7 +247,7 @@ def test_the_choices_of_a_request_share_what_is_known(monkeypatch: pytest.Monkey
         assert found == expected(request, index, 1000)[0]
     assert len(made) == 1
     del engine  # its last step's plan has the sequences
-    assert not known._shared
+    assert made[0]() is None
 
 
 def test_only_who_shares_blocks_shares_what_is_known() -> None:
@@ -257,8 +258,9 @@ def test_only_who_shares_blocks_shares_what_is_known() -> None:
     others += [("a", 2, [1, 2], given[1:]), ("a", 2, [], given)]
     assert all(known.shared(*other) is not mine for other in others)
     assert mine.tokens == [1, 2, NONE, *range(9)]
+    left = ref(mine)
     del mine
-    assert not known._shared
+    assert left() is None
 
 
 def test_what_came_of_a_prediction_is_counted_for_each_choice(

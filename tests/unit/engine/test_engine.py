@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fake_program import TABLE, TOKENS, FakeProgram, expected, log_probability, model_info
 
+from legato.batch import Batch
 from legato.config import EngineConfig
 from legato.constraint.constraint import Constraint
 from legato.engine import Engine
@@ -36,6 +38,11 @@ def ask(id: str, prompt: list[int], **params: object) -> Request:
         prompt_token_ids=prompt,
         params=SamplingParams(**{"max_tokens": 8, **params}),
     )
+
+
+def predicted(request: Request, token_ids: list[int]) -> Request:
+    request.prediction_token_ids = token_ids
+    return request
 
 
 def test_one_request() -> None:
@@ -78,6 +85,16 @@ def test_choices_share_the_prompt() -> None:
     outputs += run(engine)
     for index in range(4):
         assert tokens(outputs, "a", index) == expected(request, index, 1000)[0]
+
+
+def test_what_choices_found_in_the_cache_is_told_of_each_and_counted_once() -> None:
+    """Those that follow the first choice found what it found, and not what it has computed for them."""
+    engine = make()
+    for name, found in (("a", 0), ("b", 39)):
+        engine.add(ask(name, list(range(40)), n=3, max_tokens=2))
+        outputs = run(engine)
+        assert [o.cached_tokens for o in outputs if o.cached_tokens is not None] == [found] * 3
+        assert engine.stats().cached_tokens == found
 
 
 def test_prompt_logprobs_are_computed_again_and_never_from_the_cache() -> None:
@@ -156,6 +173,35 @@ def test_a_failing_sequence_fails_alone() -> None:
     assert tokens(outputs + run(engine), "good") == expected(good, 0, 1000)[0]
 
 
+class OutOfOrder(FakeProgram):
+    """No batch can be computed, whoever is in it."""
+
+    error: Exception = ValueError("odd")
+
+    def run(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (ValueError("odd"), EngineError, "the step failed: odd"),
+        (MemoryError("no room"), MemoryError, "no room"),
+    ],
+)
+def test_what_is_nobodys_fault_fails_nobody(
+    error: Exception, raised: type[Exception], message: str
+) -> None:
+    """A step that fails for everybody, and memory that another process may have, are the engine's."""
+    program = OutOfOrder()
+    program.error = error
+    engine = Engine(program, model_info(), EngineConfig())
+    for name in "ab":
+        engine.add(ask(name, [1, 2]))
+    with pytest.raises(raised, match=message):
+        engine.step()
+
+
 def test_logits_that_are_not_numbers_fail_their_request_only() -> None:
     engine = Engine(FakeProgram(nan=13), model_info(), EngineConfig())
     good = ask("good", [1, 2, 3])
@@ -198,6 +244,7 @@ def test_resumed_output_goes_on_where_it_stood() -> None:
         (ask("x", []), "prompt"),
         (ask("x", [1, 50]), "prompt"),
         (ask("x", [-1]), "prompt"),
+        (predicted(ask("x", [1]), [50]), "prediction"),
         (ask("taken", [1]), "request_id"),
     ],
 )
@@ -316,17 +363,20 @@ def test_a_block_that_a_rejected_draft_took_is_the_sequences_own() -> None:
 def test_a_constraint_that_cannot_go_on_ends_its_sequence_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The error names the field that the grammar came with."""
+
     def refuse(self: Constraint, token: int) -> bool:
-        raise EngineError("the grammar cannot go on")
+        raise RequestError("the grammar cannot go on")
 
     monkeypatch.setattr(Constraint, "accept", refuse)
     engine = make()
     engine.describe(TABLE)
     healed, other = ask("a", [1, 2, 3]), ask("b", [4, 5, 6])
-    healed.pending = b"g"
+    healed.pending, healed.grammar_field = b"g", "guided_regex"
     engine.add(healed)
     engine.add(other)
     outputs = run(engine)
     assert tokens(outputs, "b") == expected(other, 0, 1000)[0]
     (failed,) = [output for output in outputs if output.error]
-    assert failed.request_id == "a" and "cannot go on" in (failed.error or "")
+    assert failed.request_id == "a" and failed.error == "the grammar cannot go on"
+    assert failed.error_field == "guided_regex"

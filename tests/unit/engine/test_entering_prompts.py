@@ -117,6 +117,24 @@ def test_a_long_prompt_enters_in_chunks_that_decoding_can_wait_for() -> None:
     assert pace.depths == list(range(0, 100, 7))
 
 
+class Free(Sevens):
+    """A guess costs nothing."""
+
+    def row_cost(self, rows: int) -> float:
+        return 0.0
+
+
+def test_who_waits_for_a_long_prompts_chunk_does_not_wait_for_guesses_too() -> None:
+    engine, program = decoding(Free(), 0)
+    answer = ask("answer", [40], max_tokens=80)
+    answer.prediction_token_ids = expected(answer, 0, 1000)[0]
+    engine.add(answer)
+    outputs = engine.step()
+    engine.add(ask("long", LONG, max_tokens=1))
+    check(outputs + run(engine), "answer", [40], max_tokens=80)
+    assert program.rows[1:16] == [1 + 7] * 14 + [1 + 2] and program.rows[16] > 2
+
+
 def test_a_short_prompt_enters_at_once_and_does_not_wait_for_a_long_one() -> None:
     engine, program = decoding(Sevens(), 2)
     engine.add(ask("long", LONG, max_tokens=1))

@@ -201,7 +201,7 @@ def test_choices_that_have_to_wait_are_no_sign_of_a_fault() -> None:
 def test_a_hanging_engine_is_replaced() -> None:
     async def scenario() -> None:
         client = EngineClient(
-            EngineConfig(model="slow"), loader="fake_program:load", step_timeout=0.4
+            EngineConfig(model="slow"), loader="fake_program:load", step_timeout=2
         )
         await client.start()
         request = ask("a", [1], max_tokens=60)
@@ -211,9 +211,9 @@ def test_a_hanging_engine_is_replaced() -> None:
         os.kill(client.pid, signal.SIGSTOP)
         assert tokens_of(await asking) == expected(request, 0, 1000)[0]
         assert client.restarts == 1
-        await asyncio.sleep(1)  # silence without work is no fault
+        await asyncio.sleep(3)  # silence without work is no fault
         assert client.restarts == 1
-        with pytest.raises(RepeatedDeathError, match="hung: no step ended within 0 s"):
+        with pytest.raises(RepeatedDeathError, match="hung: no step ended within 2 s"):
             await collect(client, ask("b", [48], max_tokens=5))
         await client.stop()
 
@@ -232,7 +232,8 @@ def test_a_cancelled_request_does_not_come_back() -> None:
             client.cancel("b", 1)
             ends = {o.index: o.finish_reason for o in await both if o.finish_reason}
             assert ends == {0: FinishReason.LENGTH, 1: FinishReason.ABORT}
-            assert client.stats.blocks_used == 0 or client.stats.running == 0
+            assert client.stats.blocks_used == 0 and client.stats.running == 0
+            await client.check_integrity()
 
     asyncio.run(scenario())
 

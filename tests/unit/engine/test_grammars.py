@@ -16,11 +16,14 @@ from test_engine import run
 from legato.batch import I32, Batch
 from legato.config import EngineConfig
 from legato.constraint import grammar as grammar_module
+from legato.constraint.arriving import Arriving
 from legato.constraint.grammar import Grammar
 from legato.constraint.tokens import TokenTable
+from legato.drafting.gain import Gain
 from legato.engine import Engine
 from legato.models.info import ModelInfo
 from legato.request import FinishReason, Output, Progress, Request, SamplingParams, Thinking
+from legato.scheduler import FEW_RUNNING
 from legato.sequence import Sequence
 from legato.text import grammar as sources
 
@@ -155,6 +158,16 @@ def test_behind_a_spent_budget_newlines_may_come_first(
         assert answer(wish, ask(grammar, thinking=thinks(None))) == drafted
 
 
+def test_a_mark_of_thoughts_that_has_begun_is_completed() -> None:
+    """Whether there are thoughts is the model's choice; behind half a mark it has chosen."""
+    own = Thinking(opening=b"<think>", closing=b"</think>", is_open=False)
+    for wanted, said in (
+        ((b"<th", b"ok!!", b"x", CLOSE, b"ok"), b"<think>x</think>ok"),
+        ((b"ok",), b"ok"),
+    ):
+        assert answer(saying(*wanted), ask(WORD, thinking=own)) == (said, None, FinishReason.STOP)
+
+
 def test_more_newlines_behind_the_thoughts_are_the_grammars() -> None:
     own = thinks(None)
     needs_one = ask(sources.regex(r"\nok", "response_format"), thinking=own)
@@ -220,6 +233,55 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             may_go_on.set()
 
 
+def test_a_request_is_ranked_while_its_grammar_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = make(saying(b"x" * 30))
+    with compiling(monkeypatch):
+        engine.add(ask(sources.regex("[a-z]*", "response_format"), n=2))
+        engine.rank("a", 7)
+    while not engine._scheduler.sequences:
+        assert engine.has_work
+        engine.step()
+    assert [sequence.priority for sequence in engine._scheduler.sequences] == [7, 7]
+
+
+def test_who_can_be_served_does_not_wait_for_a_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a step that has nothing else to do waits a moment."""
+    waited: list[bool] = []
+    take = Arriving.take
+
+    def noted(arriving: Arriving, *, waits: bool) -> Iterator[object]:
+        waited.append(waits)
+        return take(arriving, waits=waits)
+
+    monkeypatch.setattr(Arriving, "take", noted)
+    engine = make(saying(b"ok"))
+    with compiling(monkeypatch):
+        engine.add(ask(WORD))
+        assert engine.step() == []
+        engine.add(ask("", "other"))
+        assert [output.request_id for output in engine.step()] == ["other"]
+    assert waited == [True, False]
+    run(engine)
+
+
+def test_grammars_guess_nothing_where_many_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a guess takes a row that costs its full time."""
+    noted: set[tuple[bool, bool]] = set()
+    draft = Sequence.draft
+
+    def note(sequence: Sequence, most: int, gain: Gain | None, *, guesses: bool) -> list[int]:
+        noted.add((len(engine._scheduler.running) > FEW_RUNNING, guesses))
+        return draft(sequence, most, gain, guesses=guesses)
+
+    monkeypatch.setattr(Sequence, "draft", note)
+    engine = make(saying(b"x" * 40))
+    engine.add(ask(sources.regex("[a-z]*", "response_format"), n=FEW_RUNNING + 1))
+    run(engine)  # one choice at first, which computes the prompt
+    assert noted == {(True, False), (False, True)}
+
+
 def aborted(engine: Engine, index: int | None) -> list[int]:
     outputs = engine.cancel("a", index)
     assert {output.finish_reason for output in outputs} <= {FinishReason.ABORT}
@@ -281,6 +343,17 @@ def test_what_was_given_is_read_in_another_thread(monkeypatch: pytest.MonkeyPatc
     assert finished(outputs) == {0: FinishReason.STOP, 1: FinishReason.STOP}
     assert [TABLE.text(output.token_ids) for output in outputs] == [b"k", b"k"]
     assert len(threads) == 3 and threading.main_thread() not in threads
+
+
+def test_no_memory_for_a_grammar_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Grammar, "compile", fails)
+    engine = make(saying(b"ok"))
+    engine.add(ask(WORD))
+    with pytest.raises(MemoryError):
+        run(engine)
 
 
 @pytest.mark.parametrize("name", ["compile", "feed", "copy"])

@@ -17,6 +17,7 @@ from legato import _native as native
 from legato.config import EngineConfig
 from legato.models.loading import LoadedModel, load
 from legato.weights import packed_file
+from legato.weights.gguf import open_gguf
 from legato.weights.tensor import BLOCK_FORMATS
 
 MATRICES = 2 + 2 * 4  # table and head, and in each layer: qkv, o, gate and up, down
@@ -78,6 +79,25 @@ def test_the_second_start_packs_nothing_and_has_the_same_bits(
     assert packed_bytes(second) == plain
     assert second.info.weight_bytes == loaded(model, load_cache="off").info.weight_bytes
     assert [path.name for path in model.parent.iterdir() if "part" in path.name] == []
+
+
+def test_a_start_that_packs_nothing_writes_nothing(model: Path) -> None:
+    loaded(model)
+    written = kept(model).stat()
+    loaded(model)
+    again = kept(model).stat()
+    assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_a_matrix_of_another_format_or_shape_is_not_the_one_that_is_kept(model: Path) -> None:
+    program = loaded(model).program
+    file = packed_file.packed_file("auto", model, open_gguf(model), "none", program.isa, 1)
+    name, one = next(iter(file._entries.items()))
+    other = "F32" if one.format != "F32" else "F16"
+    assert file.matrix(program, name, one.format, one.rows, one.columns) is not None
+    assert file.matrix(program, name, other, one.rows, one.columns) is None
+    assert file.matrix(program, name, one.format, one.rows - 1, one.columns) is None
+    assert file.matrix(program, name, one.format, one.rows, one.columns // 2) is None
 
 
 def test_weights_are_told_from_others_but_not_from_a_copy(tmp_path: Path) -> None:

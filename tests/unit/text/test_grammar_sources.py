@@ -132,10 +132,10 @@ def test_gbnf_that_is_none(source: str, complaint: str) -> None:
 def test_the_largest_gbnf_is_converted_in_time() -> None:
     rules = [f"a{i} ::= a{i + 1}" for i in range(gbnf.MAX_RULES - 2)]
     source = "\n".join(["root ::= a0", *rules, f'a{len(rules)} ::= "x"'])
-    start = time.perf_counter()
+    start = time.process_time()
     grammar.grammar(source, "grammar")
     grammar.grammar("root ::= " + '"x" ' * 12_000, "grammar")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_gbnf_of_many_rules_with_many_parts_is_refused() -> None:
@@ -153,10 +153,10 @@ HOSTILE = [
 @pytest.mark.parametrize("before", ["", "root ::= ", 'root ::= "a"\n', "start: "])
 def test_a_grammar_is_read_in_time_that_grows_with_its_length(before: str, part: str) -> None:
     text = before + part * ((grammar.MAX_GRAMMAR - len(before)) // len(part))
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(RequestError):
         grammar.grammar(text, "grammar")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_lark() -> None:

@@ -177,11 +177,11 @@ class TestNames:
         text = "".join(names) + "word " * 100_000 + "é"
         quotes = Quotes(ControlNames(names), [text])
         quoted = quotes.quote(text)
-        start = time.perf_counter()
+        start = time.process_time()
         assert quotes.restore(quoted) == text
         for name in names:
             quotes.restore(name)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
     def test_a_long_text_of_names_is_no_burden(self, smollm2: Tokenizer) -> None:
         template = ChatTemplate(SOURCE)

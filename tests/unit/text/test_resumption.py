@@ -228,6 +228,11 @@ class TestFloors:
         prompt = completion_prompt(gemma3, "one two:\n\n")
         assert healed(gemma3, prompt).pending == b" two:\n\n"
 
+    def test_of_a_long_word_sixteen_tokens_are_taken_back(self, smollm2: Tokenizer) -> None:
+        """A number has a token for each digit."""
+        resumption = healed(smollm2, completion_prompt(smollm2, "It is " + "7" * 40))
+        assert resumption.pending == b"7" * 16 and len(resumption.draft) == 16
+
     def test_long_words_are_taken_back_in_part(self, tokenizer: Tokenizer) -> None:
         for letters in ("今日は良い天気ですね" * 9, "QmFzZTY0" * 30, "=" * 3000, "😀" * 30):
             prompt = completion_prompt(tokenizer, "Look: " + letters)

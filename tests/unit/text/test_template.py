@@ -122,10 +122,10 @@ ENDLESS = {
 def test_an_endless_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate(ENDLESS[name])
     monkeypatch.setattr(budget, "MAX_SECONDS", 0.05)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(RequestError, match="too long"):
         template.render(CHAT, add_generation_prompt=True)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     monkeypatch.setattr(budget, "MAX_SECONDS", 60.0)
     monkeypatch.setattr(budget, "MAX_STEPS", 1000)
     with pytest.raises(RequestError, match="too long"):

@@ -78,10 +78,10 @@ LARGE = [
 
 @pytest.mark.parametrize("source", LARGE)
 def test_what_builds_much_from_little_is_stopped(source: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RequestError, match="too (much|large|long)|translate|UTF-8"):
         ChatTemplate(source).render(CHAT, add_generation_prompt=True)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("name", ["batch", "slice", "wordwrap", "urlize", "striptags", "pprint"])
@@ -109,9 +109,9 @@ def test_what_is_common_has_room() -> None:
 
 def test_nothing_is_computed_while_a_template_is_compiled() -> None:
     source = "{{ ('a' | center(60000000)) }}{% if 'a' | center(60000000) %}{% endif %}"
-    start = time.perf_counter()
+    start = time.process_time()
     template = ChatTemplate(source * 500)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     with pytest.raises(RequestError, match="too much"):
         template.render(CHAT, add_generation_prompt=True)
 

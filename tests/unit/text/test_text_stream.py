@@ -144,6 +144,13 @@ def test_a_stop_may_begin_in_the_prefill() -> None:
     assert complete.push([97]).stop is None  # one that ends in the prefill is the client's own
 
 
+@pytest.mark.parametrize("pieces", [[[97, 98], [99]], [[97], [98, 99]], [[97, 98, 99]]])
+def test_a_stop_may_begin_in_the_least_tokens(pieces: list[list[int]]) -> None:
+    """It ends behind them: what comes before is the client's already."""
+    stream = TextStream(Letters(), stop=["bc", "b", "ab"], min_tokens=2)
+    assert run(stream, pieces) == ("ab", "bc")
+
+
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 def test_real_tokenizers_stream_their_own_text(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)

@@ -117,14 +117,39 @@ def test_names(stored: str, name: str) -> None:
     assert spec_name(stored) == name
 
 
-def test_gguf_end_tokens_and_sampling(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+@pytest.mark.parametrize(
+    "spans",
+    [
+        {"a": [0, 8], "b": [4, 12]},  # 4 bytes of a, and the last 4 of the file are nobody's
+        {"a": [0, 8], "b": [0, 8]},
+        {"a": [4, 12], "b": [8, 16]},
+        {"a": [0, 8], "b": [12, 20]},
+    ],
+)
+def test_tensors_that_overlap_or_leave_a_hole_are_told(
+    tmp_path: Path, spans: dict[str, list[int]]
+) -> None:
+    """Also where the sizes add up to that of the file."""
+    entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": s} for name, s in spans.items()}
+    header = json.dumps(entries).encode()
+    path = tmp_path / "model.safetensors"
+    rest = bytes(max(16, *(end for _, end in spans.values())))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + rest)
+    with pytest.raises(ModelError, match=r"tensor '[ab]': data_offsets overlap or leave a hole"):
+        read_safetensors(path)
+
+
+def write_gguf(path: Path, tensors: tuple[str, ...] = (), **values: int) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
     for key in ("embedding_length", "attention.head_count"):
         writer.add_uint32(f"llama.{key}", 4)
     writer.add_eos_token_id(2)
     writer.add_eot_token_id(32)
     writer.add_float32("general.sampling.temp", 0.5)
-    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    for key, value in values.items():
+        writer.add_uint16(key.replace("_", "."), value)
+    for name in ("output_norm.weight", *tensors):
+        writer.add_tensor(name, np.ones(4, np.float32))
     for write in (
         writer.write_header_to_file,
         writer.write_kv_data_to_file,
@@ -132,7 +157,26 @@ def test_gguf_end_tokens_and_sampling(tmp_path: Path) -> None:
         writer.close,
     ):
         write()
-    opened = open_gguf(tmp_path / "a.gguf")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "values", "message"),
+    [
+        (("norm.weight",), {}, "'norm.weight' and 'output_norm.weight' are the same part"),
+        ((), {"split_count": 2}, r"split\.count: a GGUF split over files"),
+    ],
+)
+def test_gguf_files_that_are_not_one_model(
+    tmp_path: Path, tensors: tuple[str, ...], values: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        open_gguf(write_gguf(tmp_path / "a.gguf", tensors, **values))
+    open_gguf(write_gguf(tmp_path / "whole.gguf", split_count=1))
+
+
+def test_gguf_end_tokens_and_sampling(tmp_path: Path) -> None:
+    opened = open_gguf(write_gguf(tmp_path / "a.gguf"))
     assert opened.eos_token_ids == [2, 32]
     assert opened.default_sampling == {"temperature": 0.5}
     assert opened.tensor("norm.weight").stored_name == "output_norm.weight"
