@@ -94,7 +94,11 @@ def open_answer(
     field: str = "prompt",
     guidance: Guidance = NO_GUIDANCE,
 ) -> Answer:
-    """An answer that has not begun, with its request. Raises RequestError when it cannot be served."""
+    """An answer that has not begun, with its request.
+
+    Raises RequestError for parameters out of range or tokens that the model does not have,
+    ContextLengthError (naming ``field``) when what is asked for does not fit into its context.
+    """
     stays = keeps_tokens(params)
     resumption = resume(
         prompt,
@@ -104,54 +108,10 @@ def open_answer(
         healing=guidance.token_healing and not stays,
         within_answer=bool(guidance.grammar),
     )
-    request = make_request(
-        prompt,
-        resumption,
-        params,
-        info,
-        tokenizer,
-        seeds,
-        request_id=request_id,
-        priority=priority,
-        cache_salt=cache_salt,
-        field=field,
-        guidance=guidance,
-    )
-    remembered = [memory.begin(cache_salt, prompt, resumption) for _ in range(request.params.n)]
-    return Answer(prompt, request, tokenizer, remembered, parting_of(prompt, tokenizer))
-
-
-def make_request(
-    prompt: Prompt,
-    resumption: Resumption,
-    params: SamplingParams,
-    info: ModelInfo,
-    tokenizer: Tokenizer,
-    seeds: SeedSource,
-    *,
-    request_id: str,
-    priority: int = 0,
-    cache_salt: str = "",
-    field: str = "prompt",
-    guidance: Guidance = NO_GUIDANCE,
-) -> Request:
-    """Settle what the client left open: the seed, and how many tokens may come.
-
-    The engine counts the given words of the answer as output, the client's ``max_tokens`` does not.
-    Raises RequestError for parameters out of range or tokens that the model does not have,
-    ContextLengthError (naming ``field``) when what is asked for does not fit into its context.
-    """
     params = validate(params, info.vocab_size, len(resumption.output_token_ids))
-    room = _room(resumption.num_tokens, params.max_tokens, info.max_model_len, field)
-    most = room if params.max_tokens is None else params.max_tokens
     if tokenizer.vocab_size > info.vocab_size:
         check_in_vocabulary(resumption.token_ids, info.vocab_size, field)
-    settled = msgspec.structs.replace(
-        params,
-        seed=seeds.draw() if params.seed is None else params.seed,
-        max_tokens=len(resumption.output_token_ids) + most,
-    )
-    return Request(
+    request = Request(
         id=request_id,
         prompt_token_ids=resumption.prompt_token_ids,
         output_token_ids=resumption.output_token_ids,
@@ -162,10 +122,26 @@ def make_request(
         grammar=guidance.grammar,
         grammar_field=guidance.grammar_field,
         grammar_text=_kept_content(prompt, resumption, tokenizer) if guidance.grammar else b"",
-        params=settled,
+        params=_settled(params, resumption, info, seeds, field),
         eos_token_ids=sorted(info.known({*info.eos_token_ids, *tokenizer.eos_token_ids})),
         priority=priority,
         cache_salt=cache_salt,
+    )
+    remembered = [memory.begin(cache_salt, prompt, resumption) for _ in range(params.n)]
+    return Answer(prompt, request, tokenizer, remembered, parting_of(prompt, tokenizer))
+
+
+def _settled(
+    params: SamplingParams, resumption: Resumption, info: ModelInfo, seeds: SeedSource, field: str
+) -> SamplingParams:
+    """With what the client left open: the seed, and how many tokens may come. The engine counts the given
+    words of the answer as output, the client's ``max_tokens`` does not."""
+    room = _room(resumption.num_tokens, params.max_tokens, info.max_model_len, field)
+    most = room if params.max_tokens is None else params.max_tokens
+    return msgspec.structs.replace(
+        params,
+        seed=seeds.draw() if params.seed is None else params.seed,
+        max_tokens=len(resumption.output_token_ids) + most,
     )
 
 

@@ -93,9 +93,10 @@ def test_what_generate_refuses_by_name(
 
 
 def test_what_chat_refuses_by_name(llm: LLM) -> None:
-    for messages in (QUESTION[0], "Hi", [{"role": "user", "content": "\ud800"}]):
+    wrong: list[Any] = [QUESTION[0], "Hi", [{"role": "user", "content": "\ud800"}]]
+    for messages in wrong:
         with pytest.raises(RequestError) as refused:
-            llm.chat(messages, use_tqdm=False)  # type: ignore[arg-type]
+            llm.chat(messages, use_tqdm=False)
         assert refused.value.field == "messages"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,20 +72,21 @@ def test_none_is_what_a_request_has_that_is_silent() -> None:
 
 
 def test_numbers_of_numpy() -> None:
-    given = SamplingParams(
-        temperature=np.float64(0.7),
-        top_p=np.float32(0.5),  # type: ignore[arg-type]
-        max_tokens=np.int64(3),  # type: ignore[arg-type]
-        stop_token_ids=[np.int32(7)],  # type: ignore[list-item]
-        logit_bias={np.int64(5): np.float32(2)},  # type: ignore[dict-item]
-    )
+    fields: dict[str, Any] = {
+        "temperature": np.float64(0.7),
+        "top_p": np.float32(0.5),
+        "max_tokens": np.int64(3),
+        "stop_token_ids": [np.int32(7)],
+        "logit_bias": {np.int64(5): np.float32(2)},
+    }
     same = SamplingParams(
         temperature=0.7, top_p=0.5, max_tokens=3, stop_token_ids=[7], logit_bias={5: 2.0}
     )
-    assert validate(given, VOCABULARY) == validate(same, VOCABULARY)
-    for wrong in (np.int64(-1), np.float64(3), np.bool_(True), True):
+    assert validate(SamplingParams(**fields), VOCABULARY) == validate(same, VOCABULARY)
+    wrong: list[Any] = [np.int64(-1), np.float64(3), np.bool_(True), True]
+    for value in wrong:
         with pytest.raises(RequestError) as refused:
-            validate(SamplingParams(max_tokens=wrong))  # type: ignore[arg-type]
+            validate(SamplingParams(max_tokens=value))
         assert refused.value.field == "max_tokens"
 
 

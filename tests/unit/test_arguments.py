@@ -67,9 +67,10 @@ def test_what_is_no_prompt(given: Any, field: str) -> None:
 def test_conversations() -> None:
     assert conversations_of([TURN, TURN]) == conversations_of((TURN, TURN)) == [[TURN, TURN]]
     assert conversations_of([[TURN], (TURN, TURN)]) == [[TURN], [TURN, TURN]]
-    for wrong in ("a", TURN, None, ["a"], [[TURN], TURN]):
+    wrong: list[Any] = ["a", TURN, None, ["a"], [[TURN], TURN]]
+    for given in wrong:
         with pytest.raises(RequestError) as refused:
-            conversations_of(wrong)  # type: ignore[arg-type]
+            conversations_of(given)
         assert refused.value.field == "messages"
 
 
@@ -77,7 +78,8 @@ def test_params_for_each_prompt() -> None:
     default = SamplingParams()
     assert params_of(None, 2, default) == [default, default]
     assert params_of(PARAMS, 2, default) == params_of((PARAMS, PARAMS), 2, default) == [PARAMS] * 2
-    for wrong in ({"max_tokens": 1}, [None, None], [PARAMS], [], 5, "a"):
+    wrong: list[Any] = [{"max_tokens": 1}, [None, None], [PARAMS], [], 5, "a"]
+    for given in wrong:
         with pytest.raises(RequestError) as refused:
-            params_of(wrong, 2, default)  # type: ignore[arg-type]
+            params_of(given, 2, default)
         assert refused.value.field == "sampling_params"

@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 
 import httptools
 import msgspec
-from uvicorn._types import ASGI3Application, ASGISendCallable, ASGISendEvent
+from uvicorn._types import (
+    ASGI3Application,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    Scope,
+)
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -23,6 +29,8 @@ from legato.server.errors import shape
 
 MAX_HEAD = 65_536
 """Bytes of a request's head, or anywhere without a byte of the body among them."""
+
+AROUND = len(b": \r\n")
 
 MAX_PIPELINED = 16
 """Requests that wait behind the one that is answered before no more are read: who reads notices an end."""
@@ -62,7 +70,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         if cycle.scope["http_version"] == "1.0":
-            cycle.send = unchunked(cycle)  # type: ignore[assignment, method-assign]
+            app = unchunked(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -112,7 +120,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         # Counted anew: all of it may have come in one piece, with others before and behind.
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+        lines = sum(len(name) + len(value) + AROUND for name, value in self.headers)
+        if len(self.url) + lines > MAX_HEAD:
             self._refuse_head()
             raise httptools.HttpParserError  # no more of it is read
         self._without_body = 0
@@ -180,14 +189,18 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def unchunked(cycle: RequestResponseCycle) -> ASGISendCallable:
-    """``cycle.send`` for HTTP/1.0, which knows no chunks: what has no length ends with the connection."""
-    send = cycle.send
+def unchunked(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+    """``app`` for HTTP/1.0, which knows no chunks: what has no length ends with the connection."""
     cycle.chunked_encoding = False
 
-    async def send_unchunked(message: ASGISendEvent) -> None:
-        if message["type"] == "http.response.body":
-            cycle.expected_content_length = len(message["body"])
-        await send(message)
+    async def unchunked_app(
+        scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        async def send_whole(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body":
+                cycle.expected_content_length = len(message["body"])
+            await send(message)
 
-    return send_unchunked
+        await app(scope, receive, send_whole)
+
+    return unchunked_app

@@ -19,14 +19,14 @@ MAX_ROLES, MAX_ROLE, MAX_KEY = 32, 256, 256
 MARKS = ("prefix", "partial")  # Mistral's and DeepSeek's, and Kimi's
 _CALLS = ("tool_calls", "function_call")
 _UNSHOWN = (*_CALLS, "audio")  # words of an answer that few templates show
+_BESIDE = (
+    "refusal",
+    "annotations",
+    "parsed",
+)  # what OpenAI's client holds beside an answer's words
 _KEYS = frozenset(
-    {"role", "content", "reasoning_content", "reasoning", "name", "tool_call_id"}
-    | {
-        "refusal",
-        "annotations",
-        "parsed",
-    }  # what OpenAI's client holds beside the words of an answer
-).union(MARKS)
+    ("role", "content", "reasoning_content", "reasoning", "name", "tool_call_id", *MARKS, *_BESIDE)
+)
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_persistence import KEY, Life, check, kept, some_requests
+from test_persistence import KEY, Life, grown, kept
 
 from legato import _native as native
 from legato import kept_file
@@ -65,11 +65,7 @@ def test_no_more_is_kept_than_a_header_can_tell_of(
 
 def test_what_is_urgent_interrupts_the_payload_too(tmp_path: Path) -> None:
     path = kept(tmp_path)
-    before = path.read_bytes()
-    life = Life(path)
-    life.restore()
-    requests = some_requests(5, 4)
-    check(requests, life.answer(requests))
+    before, life = path.read_bytes(), grown(path)
     looks = iter([False] * (life.engine.stats().blocks_cached + 2) + [True])
     with pytest.raises(AbandonedError):
         save(

@@ -152,13 +152,18 @@ def test_it_goes_on_being_written(tmp_path: Path) -> None:
     assert check(again, after.answer(again)) >= sum(len(r.prompt_token_ids) - 1 for r in again) - 4
 
 
-def test_what_is_urgent_interrupts_writing(tmp_path: Path) -> None:
-    path = kept(tmp_path)
-    before = path.read_bytes()
+def grown(path: Path) -> Life:
+    """One that knows more than ``path`` has."""
     life = Life(path)
     life.restore()
     requests = some_requests(5, 4)
     check(requests, life.answer(requests))
+    return life
+
+
+def test_what_is_urgent_interrupts_writing(tmp_path: Path) -> None:
+    path = kept(tmp_path)
+    before, life = path.read_bytes(), grown(path)
     looks = iter([False] * 20 + [True] * 100)
     assert life.kept.idle(lambda: next(looks)) == 10
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]

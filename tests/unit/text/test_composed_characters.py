@@ -9,12 +9,13 @@ from test_resumption import THINKING, USER, spelling
 from tokenizers import pre_tokenizers
 from trained import byte_level_metadata, train_byte_level
 
-from legato.asking import make_request
+from legato.asking import open_answer
 from legato.models.info import ModelInfo
 from legato.request import Guidance, Request, SamplingParams
 from legato.sampling_params import SeedSource
 from legato.text.continuation import Prompt, build_prompt
 from legato.text.gguf_tokenizer import build_gguf_tokenizer
+from legato.text.recall import AnswerMemory
 from legato.text.resuming import resume
 from legato.text.template import ChatTemplate
 from legato.text.thinking import thinking_of
@@ -47,11 +48,10 @@ def request(tokenizer: Tokenizer, prompt: Prompt, guidance: Guidance) -> Request
         max_model_len=4096,
         num_blocks=256,
     )
-    resumption = resume(prompt, tokenizer, None, "", healing=guidance.token_healing)
-    params, seeds = SamplingParams(), SeedSource(0)
-    return make_request(
-        prompt, resumption, params, info, tokenizer, seeds, request_id="r", guidance=guidance
-    )
+    params, memory, seeds = SamplingParams(), AnswerMemory(), SeedSource(0)
+    return open_answer(
+        prompt, params, memory, info, tokenizer, seeds, request_id="r", guidance=guidance
+    ).request
 
 
 def composed(text: str) -> str:
