@@ -5,13 +5,13 @@
 namespace legato {
 
 KvPool::KvPool(int layers, int64_t blocks, KvType type, int kv_heads, int head_dim) {
-  const int64_t piece = kKvGroup * kv_heads * kv_head_bytes(type, head_dim);  // K or V of a group in one layer
+  const int64_t piece = kKvGroup * kv_head_bytes(type, head_dim);  // K or V of a head in a group
   // Not a multiple of a page: the groups of a layer would share the sets of the first-level cache.
-  const int64_t stride = (2 * piece * layers + 4095) / 4096 * 4096 + 17 * 64;
+  const int64_t stride = (2 * piece * kv_heads * layers + 4095) / 4096 * 4096 + 17 * 64;
   memory_ = std::make_shared<GrowingRegion>((blocks + kKvGroup - 1) / kKvGroup * stride);
   for (int layer = 0; layer < layers; ++layer) {
-    uint8_t* k = memory_->data() + 2 * layer * piece;
-    layers_.push_back({type, kv_heads, head_dim, k, k + piece, blocks, stride});
+    uint8_t* k = memory_->data() + 2 * layer * kv_heads * piece;
+    layers_.push_back({type, kv_heads, head_dim, k, k + piece, blocks, stride, 2 * piece});
   }
 }
 

@@ -42,7 +42,7 @@ static inline int64_t kv_head_bytes(KvType type, int64_t head_dim) {
 }
 
 // One layer of the paged cache: its blocks in groups of kKvGroup, and in a group the parts of one head side by side, so
-// that neighbours are read in a line.
+// that neighbours are read in a line. In a pool a head's values follow its keys, and the next head follows them.
 //   K, V: [group][kv_head][block of the group][part of a head]
 //   K's part: [head_dim][16 positions]            V's: [16 positions][head_dim]
 // Where products are taken in pairs, these lie together, and head_dim is padded to D, a multiple of 16. BF16 (keys of
@@ -58,10 +58,11 @@ struct KvLayer {
   uint8_t* v;
   int64_t blocks;
   int64_t group_stride;  // bytes from a group to the next, in k and in v: the layers of a group may lie together
+  int64_t head_stride;   // bytes from a head of a group to the next, in k and in v
 
   // Bytes from k, or from v, to a block's part of a head.
   int64_t at(int64_t block, int64_t head) const {
-    return block / kKvGroup * group_stride + (head * kKvGroup + block % kKvGroup) * kv_head_bytes(type, head_dim);
+    return block / kKvGroup * group_stride + head * head_stride + block % kKvGroup * kv_head_bytes(type, head_dim);
   }
 };
 inline constexpr int kMostInt8Dimensions = 512;  // so that sums of 16-bit times 8-bit products fit into 32 bits

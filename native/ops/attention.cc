@@ -121,55 +121,72 @@ class Worker {
     }
   }
 
-  // Pieces [share.begin, share.end) of a unit; raw: each is stored apart, for phase 1. `ahead` is the unit after.
-  void run(const Unit& u, const Share& share, bool raw, const Unit& ahead) {
-    if (!raw) clear(u.rows * s_.group);
-    int index = 0, row = -1, branch = share.is_last && u.is_shared() ? u.row : u.row + u.rows;
-    for (Pieces it(a_, s_, u); !it.at_end() && index < share.end; ++index) {
+  // The pieces of `heads` that are their shares. Then comes `ahead`, of the head `ahead_head`; ahead.rows == 0:
+  // nothing.
+  void run(const Unit& u, const Abreast& heads, const Unit& ahead, int ahead_head) {
+    const int queries = u.rows * s_.group;  // of a head
+    int branch[kMostAbreast];
+    for (int i = 0; i < heads.count; ++i) {
+      if (!heads.shares[i].is_raw()) clear(i * queries, queries);
+      branch[i] = heads.shares[i].is_last && u.is_shared() ? u.row : u.row + u.rows;
+    }
+    int index = 0, row = -1, rows = 0;
+    for (Pieces it(a_, s_, u); !it.at_end(); ++index) {
       const Piece piece = it.piece();
       it.next();
-      if (index < share.begin) continue;
-      if (piece.row != row || piece.rows != rows_) scale_queries(piece, u.kv_head);
-      row = piece.row;
-      find_blocks(piece, u.kv_head, blocks_.k, blocks_.v);
-      if (!it.at_end() && index + 1 < share.end) {
-        find_blocks(it.piece(), u.kv_head, next_, nullptr);
-      } else if (ahead.rows > 0) {
-        find_blocks(Pieces(a_, s_, ahead).piece(), ahead.kv_head, next_, nullptr);
+      int i = heads.having(index, 0);
+      if (i == heads.count) continue;
+      if (piece.row != row || piece.rows != rows) {
+        for (int h = 0; h < heads.count; ++h) scale_queries(piece, heads.first + h, h * queries);
+        row = piece.row, rows = piece.rows;
       }
-      const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
       const bool sees_all = is_whole(piece);
-      for (int q = 0, n; q < piece.rows * s_.group; q += n) {
-        n = sub_block<E>(piece.rows * s_.group - q);
-        blocks_.beside = blocks_.v;
-        blocks_.ahead = next_;
-        if (q > 0 && piece.tile < u.trunk) branch = fetch_branch(u, branch);
-        const int64_t at = raw ? piece.slot + q : first + q;
-        with_size<kMostQueries<E>>(n, [&](auto size) {
-          if constexpr (E::kProducts == Products::Pairs) {
-            if (sees_all) return whole<size.value>(q, at, raw);
-          }
-          one<size.value>(piece, q, at, raw);
-        });
+      for (int next; i < heads.count; i = next) {
+        find_blocks(piece, heads.first + i, blocks_.k, blocks_.v);
+        next = heads.having(index, i + 1);
+        const int after = next < heads.count ? heads.count : heads.having(index + 1, 0);  // of the next piece
+        if (next < heads.count) {
+          find_blocks(piece, heads.first + next, next_, nullptr);
+        } else if (after < heads.count && !it.at_end()) {
+          find_blocks(it.piece(), heads.first + after, next_, nullptr);
+        } else if (ahead.rows > 0) {
+          find_blocks(Pieces(a_, s_, ahead).piece(), ahead_head, next_, nullptr);
+        }
+        const bool raw = heads.shares[i].is_raw();
+        const int64_t first = raw ? piece.slot : (int64_t)(piece.row - u.row) * s_.group + i * queries;
+        for (int q = 0, n; q < piece.rows * s_.group; q += n) {
+          n = sub_block<E>(piece.rows * s_.group - q);
+          blocks_.beside = blocks_.v;
+          blocks_.ahead = next_;
+          blocks_.fetches = q == 0 || (piece.tile < u.trunk && fetch_branch(u, heads.first + i, branch[i]));
+          const int desk = i * queries + q;
+          with_size<kMostQueries<E>>(n, [&](auto size) {
+            if constexpr (E::kProducts == Products::Pairs) {
+              if (sees_all) return whole<size.value>(desk, first + q, raw);
+            }
+            one<size.value>(piece, q, desk, first + q, raw);
+          });
+        }
       }
     }
   }
 
-  // The state takes in the raw pieces of a unit that a thread left.
-  void enter_raw(const Unit& u, const Header& left, const Desk& from) {
+  // The state of the head that was `place`-th of those abreast takes in the raw pieces that a thread left.
+  void enter_raw(const Unit& u, int place, const Header& left, const Desk& from) {
     int index = 0;
     for (Pieces it(a_, s_, u); !it.at_end() && index < left.tail_end; it.next(), ++index) {
-      if (index >= left.tail_begin) enter_raw(u, it.piece(), from);
+      if (index >= left.tail_begin) enter_raw(u, place, it.piece(), from);
     }
   }
 
-  void finish(const Unit& u) {
+  void finish(const Unit& u, int kv_head, int place) {
     const int queries = u.rows * s_.group, head_dim = a_.kv.head_dim;
     for (int q = 0; q < queries; ++q) {
-      const int row = u.row + q / s_.group, head = u.kv_head * s_.group + q % s_.group;
+      const int row = u.row + q / s_.group, head = kv_head * s_.group + q % s_.group;
       float* out = a_.out + row * a_.out_stride + (int64_t)head * head_dim;
-      const float* state = d_.state + (int64_t)q * s_.padded;
-      const F32x16 scale = F32x16::splat(1.0f / d_.running.sum[q]);
+      const int64_t at = (int64_t)place * queries + q;
+      const float* state = d_.state + at * s_.padded;
+      const F32x16 scale = F32x16::splat(1.0f / d_.running.sum[at]);
       int j = 0;
       for (; j + 16 <= head_dim; j += 16) (F32x16::load(state + j) * scale).store(out + j);
       if (j < head_dim) (F32x16::load(state + j) * scale).store_partial(out + j, head_dim - j);
@@ -179,9 +196,9 @@ class Worker {
  private:
   using Raw = typename E::Raw;
 
-  void enter_raw(const Unit& u, const Piece& piece, const Desk& from) {
+  void enter_raw(const Unit& u, int place, const Piece& piece, const Desk& from) {
     const int queries = piece.rows * s_.group;
-    const int64_t first = (int64_t)(piece.row - u.row) * s_.group;
+    const int64_t first = (int64_t)(place * u.rows + piece.row - u.row) * s_.group;
     for (int q = 0, n; q < queries; q += n) {
       n = sub_block<E>(queries - q);
       const Visible seen = visible(piece, q, n);
@@ -201,13 +218,12 @@ class Worker {
     }
   }
 
-  // Of a piece's rows, in the order of its sub-blocks.
-  void scale_queries(const Piece& piece, int kv_head) {
+  // Of a piece's rows, in the order of its sub-blocks, from `at` on the desk.
+  void scale_queries(const Piece& piece, int kv_head, int at) {
     const int head_dim = a_.kv.head_dim, queries = piece.rows * s_.group;
-    rows_ = piece.rows;
     for (int q = 0, n; q < queries; q += n) {
       n = sub_block<E>(queries - q);
-      float* to = d_.queries + (int64_t)q * s_.padded;
+      float* to = d_.queries + (int64_t)(at + q) * s_.padded;
       for (int i = 0; i < n; ++i) {
         const int row = piece.row + (q + i) / s_.group, head = kv_head * s_.group + (q + i) % s_.group;
         const float* from = a_.q + row * a_.q_stride + (int64_t)head * head_dim;
@@ -215,7 +231,7 @@ class Worker {
           narrow_query(from, head_dim, curve_.query_scale, n, (Narrow*)to + 2 * i);
         } else if constexpr (E::kProducts == Products::Integers) {
           const float unit = quantise_query(from, head_dim, s_.padded, n, (int16_t*)to + 2 * i);
-          d_.factors[q + i] = unit * curve_.query_scale;
+          d_.factors[at + q + i] = unit * curve_.query_scale;
         } else {
           for (int d = 0; d < head_dim; ++d) to[d * n + i] = from[d] * curve_.query_scale;
         }
@@ -223,12 +239,13 @@ class Worker {
     }
   }
 
-  void clear(int queries) {
-    for (int q = 0; q < queries; ++q) {
+  void clear(int64_t first, int queries) {
+    for (int64_t q = first; q < first + queries; ++q) {
       d_.running.maximum[q] = -__builtin_inff();
       d_.running.sum[q] = 0;
     }
-    for (int64_t i = 0; i < (int64_t)queries * s_.padded; i += 16) F32x16::zero().store(d_.state + i);
+    float* const state = d_.state + first * s_.padded;
+    for (int64_t i = 0; i < (int64_t)queries * s_.padded; i += 16) F32x16::zero().store(state + i);
   }
 
   void find_blocks(const Piece& p, int kv_head, const Raw** k, const Raw** v) {
@@ -243,15 +260,16 @@ class Worker {
   }
 
   // While many queries read a tile of the trunk, memory has time for the branches: has the first tile of the one that
-  // begins with row `branch` fetched next, if there is one; returns the row after it.
-  int fetch_branch(const Unit& u, int branch) {
+  // begins with row `branch` fetched next, if there is one, and goes to the row after it.
+  bool fetch_branch(const Unit& u, int kv_head, int& branch) {
     const int end = u.row + u.rows;
-    if (branch >= end) return branch;
+    if (branch >= end) return false;
     const int rows = rows_of_one(a_, branch, end - branch), high = a_.positions[branch + rows - 1] + 1;
-    find_blocks({u.trunk, branch, rows, first_seen(a_, branch), high, 0}, u.kv_head, branch_k_, branch_v_);
+    find_blocks({u.trunk, branch, rows, first_seen(a_, branch), high, 0}, kv_head, branch_k_, branch_v_);
     blocks_.beside = branch_k_;
     blocks_.ahead = branch_v_;
-    return branch + rows;
+    branch += rows;
+    return true;
   }
 
   Visible visible(const Piece& piece, int q, int n) const {
@@ -296,9 +314,9 @@ class Worker {
 
   // one() for a piece that is whole.
   template <int NQ>
-  [[gnu::noinline]] void whole(int q, int64_t at, bool raw) {
+  [[gnu::noinline]] void whole(int desk, int64_t at, bool raw) {
     F32x16 maximum, sum;
-    const Narrow* x = (const Narrow*)(d_.queries + (int64_t)q * s_.padded);
+    const Narrow* x = (const Narrow*)(d_.queries + (int64_t)desk * s_.padded);
     weigh_whole<NQ>(blocks_, x, (a_.kv.head_dim + 1) / 2, d_.scores, maximum, sum);
     Blend blend;
     take_in(maximum, sum, at, NQ, live_of(NQ), raw, blend);
@@ -319,11 +337,11 @@ class Worker {
     }
   }
 
-  // A piece for the NQ of its queries from q, whose sums are those from `at`.
+  // A piece for the NQ of its queries from q, which lie on the desk from `desk` on; their sums are those from `at`.
   template <int NQ>
-  [[gnu::noinline]] void one(const Piece& piece, int q, int64_t at, bool raw) {
+  [[gnu::noinline]] void one(const Piece& piece, int q, int desk, int64_t at, bool raw) {
     const Visible seen = visible(piece, q, NQ);
-    const float* x = d_.queries + (int64_t)q * s_.padded;
+    const float* x = d_.queries + (int64_t)desk * s_.padded;
     float* state = (raw ? d_.raw_state : d_.state) + at * s_.padded;
     const Mask16 live = live_lanes(seen, NQ);
     if (live == 0) return;
@@ -337,7 +355,7 @@ class Worker {
     if constexpr (E::kProducts == Products::Pairs) {
       score_range_pairs<NQ>(blocks_, begin, end, (const Narrow*)x, (a_.kv.head_dim + 1) / 2, d_.scores, nullptr);
     } else if constexpr (E::kProducts == Products::Integers) {
-      score_range_integers<NQ>(blocks_, begin, end, (const int16_t*)x, s_.padded, d_.factors + q, d_.scores);
+      score_range_integers<NQ>(blocks_, begin, end, (const int16_t*)x, s_.padded, d_.factors + desk, d_.scores);
     } else {
       score_range<E, NQ>(blocks_, begin, end, x, a_.kv.head_dim, d_.scores);
     }
@@ -363,6 +381,7 @@ class Worker {
     if constexpr (E::kProducts == Products::Integers) clear_unseen(seen, live, NQ, begin, end);
     with_parts<NQ>([&](auto size, int first) {
       constexpr int kPart = size.value;
+      if (first > 0) blocks_.fetches = false;
       Visible part;
       for (int j = 0; j < kPart; ++j) {
         part.low[j] = seen.low[first + j];
@@ -386,7 +405,6 @@ class Worker {
   const Curve curve_;
   TileBlocks<E> blocks_;
   const Raw *next_[kTileBlocks], *branch_k_[kTileBlocks], *branch_v_[kTileBlocks];
-  int rows_ = 0;  // whose queries are on the desk
 };
 
 template <class E>
@@ -398,7 +416,7 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
   header.tail_finishes = false;
   int64_t total = 0, start = 0;
   if (threads > 1) {
-    for (Units it(a, s); !it.at_end(); it.next_rows()) total += it.unit().cost * a.kv.kv_heads;
+    for (Units it(a, s); !it.at_end(); it.next()) total += it.unit().cost * a.kv.kv_heads;
   } else {
     total = INT64_MAX / 4;
   }
@@ -407,41 +425,49 @@ void compute(const AttentionArgs& a, const Plan& plan, const Desk& desk, int thr
   Worker<E> worker(a, s, desk);
   for (Units it(a, s); !it.at_end() && start < to; it.next()) {
     const Unit& u = it.unit();
-    const int64_t cost = u.cost;
-    if (start + cost > from) {
-      const Share share = share_of(a, s, u, start, from, to);
-      if (share.begin < share.end) {
-        Units ahead = it;
-        ahead.next();
-        worker.run(u, share, share.begin > 0, ahead.unit());
-        if (share.is_all) worker.finish(u);
-        if (share.begin == 0 && !share.is_all) header.head = u;
-        if (share.begin > 0) {
+    Units after = it;
+    after.next();
+    for (int head = 0; head < a.kv.kv_heads;) {
+      const Abreast heads = heads_of(a, s, u, head, start, from, to);
+      if (heads.count == 0) break;
+      head = heads.first + heads.count;
+      const bool is_last = head == a.kv.kv_heads;
+      worker.run(u, heads, is_last ? after.unit() : u, is_last ? 0 : head);
+      for (int i = 0; i < heads.count; ++i) {
+        const Share& share = heads.shares[i];
+        if (share.is_all) {
+          worker.finish(u, heads.first + i, i);
+        } else if (share.is_raw()) {
           header.tail_begin = share.begin;
           header.tail_end = share.end;
           header.tail_finishes = share.is_last;
+        } else {
+          header.head = u;
+          header.kv_head = heads.first + i;
+          header.place = i;
         }
       }
     }
-    start += cost;
+    start += u.cost * a.kv.kv_heads;
   }
 }
 
-// A thread that began a unit takes in the tiles of the threads after it, in order, and finishes.
+// A thread that began a head takes in the tiles of the threads after it, in order, and finishes.
 template <class E>
 void merge(const AttentionArgs& a, const Plan& plan, char* scratch, int thread, int threads) {
   Desk desk, next;
   const auto at = [&](int t, Desk* d) { lay_out(plan.shape, plan.raw, scratch + plan.desk_bytes * t, d); };
   at(thread, &desk);
-  const Unit u = desk.header->head;
+  const Header& left = *desk.header;
+  const Unit u = left.head;
   if (u.rows == 0) return;
   Worker<E> worker(a, plan.shape, desk);
   for (int t = thread + 1; t < threads; ++t) {
     at(t, &next);
-    worker.enter_raw(u, *next.header, next);
+    worker.enter_raw(u, left.place, *next.header, next);
     if (next.header->tail_finishes) break;
   }
-  worker.finish(u);
+  worker.finish(u, left.kv_head, left.place);
 }
 
 size_t attention_scratch(const AttentionArgs& a, int threads) { return plan_of(a, threads).desk_bytes * threads; }

@@ -118,7 +118,7 @@ inline float quantise_query(const float* x, int head_dim, int padded, int stride
 }
 
 // Scores of NQ queries (pairs of dimensions, [pairs][NQ][2]) for NB blocks of a tile.
-template <int NQ, int NB>
+template <int NQ, int NB, bool kFetches>
 inline void score_integers(const TileBlocks<IntegerElement>& tile, int block, const int16_t* q, int padded,
                            const float* factors, float* scores) {
   I32x16 sum[NQ][NB];
@@ -128,12 +128,9 @@ inline void score_integers(const TileBlocks<IntegerElement>& tile, int block, co
   Ahead<IntegerElement, 2 * kBlock> beside(tile.beside + block, padded / 2, 0);
   for (int d = 0; d < padded; d += 2, q += 2 * NQ) {
     Pairs key[NB];
-    const int8_t* units = waits_for_memory(NQ) ? beside.next(NB) : nullptr;
+    if constexpr (kFetches) fetch_units<NB>(beside);
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; ++b) {
-      key[b] = Pairs::load(tile.k[block + b] + d * kBlock);
-      if constexpr (waits_for_memory(NQ)) fetch(units + b * 2 * kBlock);
-    }
+    for (int b = 0; b < NB; ++b) key[b] = Pairs::load(tile.k[block + b] + d * kBlock);
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {
       const Pairs x = Pairs::splat(q + 2 * i);
@@ -152,7 +149,10 @@ inline void score_integers(const TileBlocks<IntegerElement>& tile, int block, co
 template <int NQ, int NB = blocks_at_once(NQ)>
 inline void score_range_integers(const TileBlocks<IntegerElement>& tile, int block, int end, const int16_t* q,
                                  int padded, const float* factors, float* scores) {
-  for (; block + NB <= end; block += NB) score_integers<NQ, NB>(tile, block, q, padded, factors, scores);
+  for (; block + NB <= end; block += NB) {
+    if_fetching<waits_for_memory(NQ)>(
+        tile, [&](auto fetches) { score_integers<NQ, NB, fetches.value>(tile, block, q, padded, factors, scores); });
+  }
   if constexpr (NB > 1) {
     if (block < end) score_range_integers<NQ, NB / 2>(tile, block, end, q, padded, factors, scores);
   }
@@ -178,7 +178,7 @@ inline float narrow_weights(const TileBlocks<IntegerElement>& tile, int begin, i
 }
 
 // Dimensions [column, column + 16 ND) of the weighted values of NQ queries, positions [2 * begin, 2 * end).
-template <int NQ, int ND>
+template <int NQ, int ND, bool kFetches>
 inline void value_integers(const TileBlocks<IntegerElement>& tile, int begin, int end, const float* weights,
                            const float* units, Mask16 live, const Blend& blend, int padded, int column, float* state) {
   I32x16 sum[NQ][ND];
@@ -189,11 +189,8 @@ inline void value_integers(const TileBlocks<IntegerElement>& tile, int begin, in
   for (int pair = begin; pair < end; ++pair) {
     const int block = pair / (kBlock / 2), at = 2 * (pair % (kBlock / 2) * padded + column);
     Pairs v[ND];
-    const int8_t* units = waits_for_memory(NQ) ? ahead.next(ND) : nullptr;
-    for (int j = 0; j < ND; ++j) {
-      v[j] = Pairs::load(tile.v[block] + at + 32 * j);
-      if constexpr (waits_for_memory(NQ)) fetch(units + 32 * j);
-    }
+    if constexpr (kFetches) fetch_units<ND>(ahead);
+    for (int j = 0; j < ND; ++j) v[j] = Pairs::load(tile.v[block] + at + 32 * j);
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {
       const Pairs w = Pairs::splat((const int16_t*)(weights + i * kTile) + 2 * pair);
@@ -217,7 +214,9 @@ inline void value_range_integers(const TileBlocks<IntegerElement>& tile, int beg
                                  const float* units, Mask16 live, const Blend& blend, int padded, int column,
                                  float* state) {
   for (; column + ND * 16 <= padded; column += ND * 16) {
-    value_integers<NQ, ND>(tile, begin, end, weights, units, live, blend, padded, column, state);
+    if_fetching<waits_for_memory(NQ)>(tile, [&](auto fetches) {
+      value_integers<NQ, ND, fetches.value>(tile, begin, end, weights, units, live, blend, padded, column, state);
+    });
   }
   if constexpr (ND > 1) {
     if (column < padded) {

@@ -68,12 +68,29 @@ struct TileBlocks {
   const typename E::Raw* k[kTileBlocks];                // [head_dim][16]
   const typename E::Raw* v[kTileBlocks];                // [16][head_dim]
   const typename E::Raw *const *beside, *const *ahead;  // [kTileBlocks]
+  bool fetches;                                         // what is beside and ahead; else that was done before
 };
 
-constexpr bool waits_for_memory(int queries) { return queries <= 4; }
-
 // Into the second-level cache: it waits for more lines at once than the first (measured: 18 against 12 GB/s).
+// Processors with AVX-512 compute faster than memory delivers: into the first-level cache is better there (1.03 to 1.2
+// times), and lines are fetched once more while the kAgain-th block after them is, as if orders were lost where many
+// are open (1.02 to 1.1 times; docs/benchmarks.md).
+#if defined(__AVX512F__)
+constexpr bool kFetchesAgain = true;
+constexpr bool waits_for_memory(int) { return true; }
+inline void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+#else
+constexpr bool kFetchesAgain = false;
+constexpr bool waits_for_memory(int queries) { return queries <= 4; }
 inline void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+#endif
+constexpr int kAgain = 2;
+
+// What is fetched once more beside block i of `now`, before which `before` was fetched: each [kTileBlocks].
+template <class Raw>
+inline const Raw* once_more(const Raw* const* before, const Raw* const* now, int i) {
+  return i < kAgain ? before[kTileBlocks - kAgain + i] : now[i - kAgain];
+}
 
 // What to fetch next, in units of kUnit elements of which each block has `each`: as it lies there, whatever the order
 // in which the tile before it is read. Memory is faster in a line.
@@ -95,6 +112,28 @@ class Ahead {
   int unit_;
 };
 
+template <bool B>
+struct Flag {
+  static constexpr bool value = B;
+};
+
+// Calls run(Flag<whether to fetch>), which is a loop of its own if kMay.
+template <bool kMay, class Tile, class F>
+[[gnu::always_inline]] inline void if_fetching(const Tile& tile, const F& run) {
+  if constexpr (kMay) {
+    if (tile.fetches) return run(Flag<true>{});
+  }
+  run(Flag<false>{});
+}
+
+// The next N units, which are half a line or a whole one each. Halves are both fetched: once more, that is.
+template <int N, class E, int kUnit>
+[[gnu::always_inline]] inline void fetch_units(Ahead<E, kUnit>& units) {
+  const typename E::Raw* next = units.next(N);
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) fetch(next + i * kUnit);
+}
+
 // What each query of a sub-block sees of a tile: positions [low, high) relative to the tile; low >= high: nothing.
 struct Visible {
   int low[kMaxQueries], high[kMaxQueries];
@@ -107,7 +146,7 @@ constexpr int blocks_at_once(int queries) {  // a power of two, queries * blocks
 }
 
 // scores[i][16 b ..] for NB blocks from `block`; q: [head_dim][NQ].
-template <class E, int NQ, int NB>
+template <class E, int NQ, int NB, bool kFetches>
 inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, int head_dim, float* scores) {
   F32x16 sum[NQ][NB];
   const typename E::Raw* k[NB];
@@ -118,12 +157,9 @@ inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, i
   Ahead<E, kBlock> beside(tile.beside + block, head_dim, 0);
   for (int d = 0; d < head_dim; ++d, q += NQ) {
     F32x16 key[NB];
-    const typename E::Raw* units = waits_for_memory(NQ) ? beside.next(NB) : nullptr;
+    if constexpr (kFetches) fetch_units<NB>(beside);
 #pragma GCC unroll 8
-    for (int b = 0; b < NB; ++b) {
-      key[b] = E::load(k[b] + d * kBlock);
-      if constexpr (waits_for_memory(NQ)) fetch(units + b * kBlock);
-    }
+    for (int b = 0; b < NB; ++b) key[b] = E::load(k[b] + d * kBlock);
 #pragma GCC unroll 12
     for (int i = 0; i < NQ; ++i) {
       const F32x16 x = F32x16::splat(q[i]);
@@ -138,14 +174,17 @@ inline void score_blocks(const TileBlocks<E>& tile, int block, const float* q, i
 
 template <class E, int NQ, int NB = blocks_at_once(NQ)>
 inline void score_range(const TileBlocks<E>& tile, int block, int end, const float* q, int head_dim, float* scores) {
-  for (; block + NB <= end; block += NB) score_blocks<E, NQ, NB>(tile, block, q, head_dim, scores);
+  for (; block + NB <= end; block += NB) {
+    if_fetching<waits_for_memory(NQ)>(
+        tile, [&](auto fetches) { score_blocks<E, NQ, NB, fetches.value>(tile, block, q, head_dim, scores); });
+  }
   if constexpr (NB > 1) {
     if (block < end) score_range<E, NQ, NB / 2>(tile, block, end, q, head_dim, scores);
   }
 }
 
 // Dimensions [column, column + 16 ND) of the weighted values of NQ queries; with Tail, only `count` (< 16) of them.
-template <class E, int NQ, int ND, bool Tail>
+template <class E, int NQ, int ND, bool Tail, bool kFetches>
 struct ValueColumns {
   const TileBlocks<E>& tile;
   const float* weights;  // [NQ][kTile]
@@ -154,13 +193,9 @@ struct ValueColumns {
   F32x16 sum[NQ][ND];
 
   [[gnu::always_inline]] inline void load(int position, F32x16* v) {
-    constexpr bool kFetches = waits_for_memory(NQ) && !Tail;
     const typename E::Raw* p = tile.v[position / kBlock] + (position % kBlock) * head_dim + column;
-    const typename E::Raw* units = kFetches ? ahead.next(ND) : nullptr;
-    for (int j = 0; j < ND; ++j) {
-      v[j] = Tail ? load_first<E>(p, count) : E::load(p + j * 16);
-      if constexpr (kFetches) fetch(units + j * 16);
-    }
+    if constexpr (kFetches) fetch_units<ND>(ahead);
+    for (int j = 0; j < ND; ++j) v[j] = Tail ? load_first<E>(p, count) : E::load(p + j * 16);
   }
   [[gnu::always_inline]] inline void add_for_all(int from, int to) {
     for (int position = from; position < to; ++position) {
@@ -202,7 +237,7 @@ struct Blend {
   }
 };
 
-template <class E, int NQ, int ND, bool Tail>
+template <class E, int NQ, int ND, bool Tail, bool kFetches>
 inline void value_columns(const TileBlocks<E>& tile, const Visible& seen, const float* weights, const Blend& blend,
                           int head_dim, int column, int count, float* state, int64_t state_stride) {
   int low = kTile, high = 0, low_common = 0, high_common = kTile;
@@ -216,7 +251,8 @@ inline void value_columns(const TileBlocks<E>& tile, const Visible& seen, const 
   }
   if (low_common >= high_common) low_common = high_common = high;
   const int first = Tail ? 0 : column / 16 * kTile + low * ND;
-  ValueColumns<E, NQ, ND, Tail> work{tile, weights, head_dim, column, count, {tile.ahead, head_dim, first}, {}};
+  ValueColumns<E, NQ, ND, Tail, kFetches> work{tile, weights, head_dim, column, count, {tile.ahead, head_dim, first},
+                                               {}};
   for (int i = 0; i < NQ; ++i) {
     for (int j = 0; j < ND; ++j) work.sum[i][j] = F32x16::zero();
   }
@@ -245,13 +281,17 @@ template <class E, int NQ, int ND = columns_at_once(NQ)>
 inline void value_range(const TileBlocks<E>& tile, const Visible& seen, const float* weights, const Blend& blend,
                         int head_dim, int column, float* state, int64_t state_stride) {
   for (; column + ND * 16 <= head_dim; column += ND * 16) {
-    value_columns<E, NQ, ND, false>(tile, seen, weights, blend, head_dim, column, 0, state, state_stride);
+    if_fetching<waits_for_memory(NQ)>(tile, [&](auto fetches) {
+      value_columns<E, NQ, ND, false, fetches.value>(tile, seen, weights, blend, head_dim, column, 0, state,
+                                                     state_stride);
+    });
   }
   if (column == head_dim) return;
   if constexpr (ND > 1) {
     value_range<E, NQ, ND / 2>(tile, seen, weights, blend, head_dim, column, state, state_stride);
   } else {
-    value_columns<E, NQ, 1, true>(tile, seen, weights, blend, head_dim, column, head_dim - column, state, state_stride);
+    value_columns<E, NQ, 1, true, false>(tile, seen, weights, blend, head_dim, column, head_dim - column, state,
+                                         state_stride);
   }
 }
 

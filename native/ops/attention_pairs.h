@@ -71,9 +71,13 @@ template <int NQ, int NB, int kOf, bool kFetches>
 #pragma GCC unroll 1
   for (int part = 0, p = 0; part < NB; ++part) {  // of the blocks beside, that one is fetched
     const uint16_t* lines = tile.beside[block + part];
+    const int64_t again = once_more(tile.k, tile.beside, block + part) - lines;
     for (const int end = pairs * (part + 1) / NB; p < end; ++p, q += 2 * kOf, lines += NB * kLine) {
 #pragma GCC unroll 8
-      for (int b = 0; b < (kFetches ? NB : 0); ++b) fetch(lines + b * kLine);
+      for (int b = 0; b < (kFetches ? NB : 0); ++b) {
+        fetch(lines + b * kLine);
+        if constexpr (kFetchesAgain) fetch(lines + b * kLine + again);
+      }
       products.add(sum, [&](int b) { return tile.k[block + b] + p * kLine; }, [&](int i) { return q + 2 * i; });
     }
   }
@@ -93,7 +97,8 @@ template <int N, int NQ, int kOf = NQ>
                                                int pairs, float* scores, F32x16* most) {
   constexpr int kPart = part_of(NQ, kMostScores), kAtOnce = blocks_at_once(kPart), NB = N < kAtOnce ? N : kAtOnce;
   for (int b = block; b < block + N; b += NB) {
-    score_pairs<kPart, NB, kOf, NQ == kOf>(tile, b, q, pairs, scores, most);
+    if_fetching<NQ == kOf>(
+        tile, [&](auto fetches) { score_pairs<kPart, NB, kOf, fetches.value>(tile, b, q, pairs, scores, most); });
   }
   if constexpr (kPart < NQ) {
     score_chunk<N, NQ - kPart, kOf>(tile, block, q + 2 * kPart, pairs, scores + kPart * kTile,
@@ -161,20 +166,25 @@ struct PairColumns {
   // Every query sees both positions of all pairs [from, to).
   [[gnu::always_inline]] inline void add_for_all(Sum sum, int from, int to) const {
     LineProducts<NQ, ND> products;
-    int line = column / 16 * (kTile / 2) + from * ND;  // of the tile ahead
+    const int each = padded / 2, first = column / 16 * (kTile / 2) + from * ND;  // lines: of a block, of the tile ahead
+    int next = first / each, line = first % each;
     for (int pair = from; pair < to;) {
       const int block = pair / kPairs, within = pair % kPairs;
       const int n = to - pair < kPairs - within ? to - pair : kPairs - within;
       const uint16_t* v = tile.v[block] + 2 * (within * padded + column);
-      const uint16_t* lines = tile.ahead[line / (padded / 2)] + line % (padded / 2) * kLine;
+      const uint16_t* lines = tile.ahead[next] + line * kLine;
+      const int64_t again = once_more(tile.v, tile.ahead, next) - tile.ahead[next];
       const Narrow* w = weights_of(0) + 2 * pair;
       for (const Narrow* end = w + 2 * n; w < end; w += 2, v += 2 * padded, lines += ND * kLine) {
 #pragma GCC unroll 4
-        for (int j = 0; j < (kFetches ? ND : 0); ++j) fetch(lines + j * kLine);
+        for (int j = 0; j < (kFetches ? ND : 0); ++j) {
+          fetch(lines + j * kLine);
+          if constexpr (kFetchesAgain) fetch(lines + j * kLine + again);
+        }
         products.add(sum, [&](int j) { return v + j * kLine; }, [&](int i) { return w + i * kRow; });
       }
       pair += n;
-      line += n * ND;
+      for (line += n * ND; line >= each; line -= each) ++next;
     }
   }
   [[gnu::always_inline]] inline void add_where_seen(Sum sum, int from, int to) const {
@@ -259,7 +269,9 @@ inline void value_chunk(const TileBlocks<BrainElement>& tile, const Visible& see
                         const Blend& blend, int padded, int column, float* state) {
   constexpr int kPart = part_of(NQ, kMostValues), kAtOnce = columns_at_once(kPart), ND = N < kAtOnce ? N : kAtOnce;
   for (int c = column; c < column + 16 * N; c += 16 * ND) {
-    value_pairs<kPart, ND, kIsWhole, NQ == kOf>(tile, seen, weights, blend, kOf - NQ, padded, c, state);
+    if_fetching<NQ == kOf>(tile, [&](auto fetches) {
+      value_pairs<kPart, ND, kIsWhole, fetches.value>(tile, seen, weights, blend, kOf - NQ, padded, c, state);
+    });
   }
   if constexpr (kPart < NQ) {
     value_chunk<N, NQ - kPart, kIsWhole, kOf>(tile, seen, weights, blend, padded, column, state);

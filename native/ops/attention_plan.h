@@ -1,33 +1,43 @@
 // Who computes what: units of attention work, their shares between threads, and the scratch memory of each thread.
 //
-// A unit is (a few rows) x (the query heads of one KV head). Its rows belong to one sequence, or to several that begin
-// with the same blocks (a common prompt): what lies there is then read once for all of them, and what follows for each
-// sequence alone. So a unit is a list of pieces, each a tile for some of its rows: first the trunk, which all share,
-// then the branches. A row meets its tiles in ascending order, whoever shares them.
+// A unit is a few rows. They belong to one sequence, or to several that begin with the same blocks (a common prompt):
+// what lies there is then read once for all of them, and what follows for each sequence alone. So a unit is a list of
+// pieces, each a tile for some of its rows: first the trunk, which all share, then the branches. A row meets its tiles
+// in ascending order, whoever shares them.
 //
-// Threads take contiguous shares of all units by cost. A unit may be cut between threads at a piece's border: the later
-// thread stores its pieces raw, and phase 1 lets them enter the state in order, so the bits do not depend on where the
-// cut was.
+// For each KV head a unit's pieces are computed for the query heads that share it. Threads take contiguous shares of
+// all units' heads by cost. A head may be cut between threads at a piece's border: the later thread stores its pieces
+// raw, and phase 1 lets them enter the state in order, so the bits do not depend on where the cut was.
+//
+// Of a unit with few queries a thread takes several heads abreast, piece by piece, because their parts of a tile lie
+// side by side: memory is faster in long lines.
 #pragma once
 #include "attention_kernels.h"
 
 namespace legato::LEGATO_ISA {
 namespace {
 
-constexpr int kUnitFloats = 4096;       // scaled queries of a unit stay in the first-level cache
+constexpr int kUnitFloats = 4096;       // scaled queries of what is taken at once stay in the first-level cache
 constexpr int kFewParts = 4;            // groups of rows for each thread, below which a cut is noticed
-constexpr int64_t kCutBytes = 4 << 20;  // a unit whose raw pieces would be larger is not cut
+constexpr int kMostAbreast = 32;        // heads
+constexpr int64_t kCutBytes = 4 << 20;  // a head whose raw pieces would be larger is not cut
 struct Unit {
-  int row, rows, kv_head;
+  int row, rows;
   int low, high;  // positions seen by any of its rows: [low, high)
   int trunk;      // tiles below it are shared by all rows; of one sequence all are
-  int64_t cost;   // in arbitrary units
+  int64_t cost;   // of each KV head, in arbitrary units
   int tile_low() const { return low / kTile; }
   bool is_shared() const { return trunk * kTile < high; }  // by several sequences, of which some have more
 };
 
 struct Shape {
-  int group, row_limit, queries, padded;  // query heads per KV head; rows, queries of a unit at most; head_dim padded
+  int group, row_limit;  // query heads per KV head; rows of a unit at most
+  int queries, padded;   // queries at most that are taken at once, of one head or several; head_dim padded
+  // KV heads of a unit that are taken abreast at most.
+  int abreast(const Unit& u) const {
+    const int heads = queries / (u.rows * group);
+    return heads < kMostAbreast ? heads : kMostAbreast;
+  }
 };
 
 Shape shape_of(const AttentionArgs& a, int threads) {
@@ -41,7 +51,8 @@ Shape shape_of(const AttentionArgs& a, int threads) {
     const int even = (parts + threads - 1) / threads * threads, smaller = (a.rows + even - 1) / even;
     if (smaller >= least && smaller < rows) rows = smaller;
   }
-  return {group, rows, rows * group, padded};
+  const int most = kUnitFloats / padded;
+  return {group, rows, most > rows * group ? most : rows * group, padded};
 }
 
 int first_seen(const AttentionArgs& a, int row) {
@@ -110,17 +121,14 @@ int64_t cost_of(const Piece& p, const Shape& s) {
   return (int64_t)(to - from) * (8 + p.rows * s.group);
 }
 
-// The units of one call in their fixed order: rows outermost, so that a thread's share of a decode batch is whole
-// sequences, or groups of them.
+// The units of one call in their fixed order. All heads of one follow each other, so that a thread's share of a decode
+// batch is whole sequences, or groups of them.
 class Units {
  public:
   Units(const AttentionArgs& a, const Shape& s) : a_(a), s_(s) { group_rows(); }
   bool at_end() const { return unit_.rows == 0; }
   const Unit& unit() const { return unit_; }
   void next() {
-    if (++unit_.kv_head == a_.kv.kv_heads) next_rows();
-  }
-  void next_rows() {  // to the first KV head of the next rows: all KV heads of a row cost the same
     unit_.row += unit_.rows;
     group_rows();
   }
@@ -128,7 +136,6 @@ class Units {
  private:
   void group_rows() {
     unit_.rows = 0;
-    unit_.kv_head = 0;
     if (unit_.row == a_.rows) return;
     unit_.rows = rows_of_one(a_, unit_.row, s_.row_limit);
     unit_.low = first_seen(a_, unit_.row);
@@ -185,10 +192,13 @@ bool may_cut(const AttentionArgs& a, const Shape& s, const Unit& u) {
   return queries_of_pieces(a, s, u) * s.padded * 4 <= kCutBytes;
 }
 
-// Pieces of a unit that the thread with the cost interval [from, to) owns; `start` is the unit's first cost.
+// Pieces of a unit's head that the thread with the cost interval [from, to) owns; `start` is the head's first cost.
 struct Share {
   int begin, end;
-  bool is_all, is_last;  // of the unit; it holds the unit's last piece
+  bool is_all, is_last;  // of the head; it holds the head's last piece
+  bool is_empty() const { return begin >= end; }
+  bool has(int piece) const { return piece >= begin && piece < end; }
+  bool is_raw() const { return begin > 0; }  // each piece is stored apart, for phase 1
 };
 Share share_of(const AttentionArgs& a, const Shape& s, const Unit& u, int64_t start, int64_t from, int64_t to) {
   if (start >= from && start + u.cost <= to) return {0, INT32_MAX, true, true};
@@ -213,11 +223,40 @@ Share share_of(const AttentionArgs& a, const Shape& s, const Unit& u, int64_t st
   return share;
 }
 
+// Neighbouring KV heads of a unit that a thread takes abreast. Only the first may be raw.
+struct Abreast {
+  int first = 0, count = 0;
+  Share shares[kMostAbreast];
+
+  // The first that has the piece, from the i-th on; count: none.
+  int having(int piece, int i) const {
+    while (i < count && !shares[i].has(piece)) ++i;
+    return i;
+  }
+};
+
+// The next heads of a unit, from `first` on, that the thread with the cost interval [from, to) takes; `start` is the
+// unit's first cost.
+Abreast heads_of(const AttentionArgs& a, const Shape& s, const Unit& u, int first, int64_t start, int64_t from,
+                 int64_t to) {
+  Abreast heads;
+  const int most = s.abreast(u);
+  for (int h = first; h < a.kv.kv_heads && heads.count < most && start + h * u.cost < to; ++h) {
+    if (start + (h + 1) * u.cost <= from) continue;
+    const Share share = share_of(a, s, u, start + h * u.cost, from, to);
+    if (share.is_empty()) continue;
+    if (heads.count == 0) heads.first = h;
+    heads.shares[heads.count++] = share;
+  }
+  return heads;
+}
+
 // What a thread leaves for phase 1.
 struct Header {
-  Unit head;                 // the unit that it began but did not finish; rows == 0: none
-  int tail_begin, tail_end;  // raw pieces of the unit that it entered midway; empty: none
-  bool tail_finishes;        // the last piece of that unit is among them
+  Unit head;                 // the unit of which it began a head but did not finish it; rows == 0: none
+  int kv_head, place;        // that head, and which it was of those abreast
+  int tail_begin, tail_end;  // raw pieces of the head that it entered midway; empty: none
+  bool tail_finishes;        // the last piece of that head is among them
 };
 
 // Running softmax of queries.
@@ -239,11 +278,11 @@ struct Desk {
 
 constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-// The most queries that all pieces of a cut unit of this call can have.
+// The most queries that all pieces of a cut head of this call can have.
 int64_t raw_queries(const AttentionArgs& a, const Shape& s, int threads) {
   if (threads == 1) return 0;
   int64_t most = 0;
-  for (Units it(a, s); !it.at_end(); it.next_rows()) {
+  for (Units it(a, s); !it.at_end(); it.next()) {
     const int64_t queries = queries_of_pieces(a, s, it.unit());
     if (queries > most && queries * s.padded * 4 <= kCutBytes) most = queries;
   }

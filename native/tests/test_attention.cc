@@ -139,7 +139,8 @@ struct Scene {
 
   AttentionArgs args(float* out) {
     const int width = c.heads * c.head_dim;
-    const KvLayer layer{c.type, c.kv_heads, c.head_dim, k.data(), v.data(), blocks, group_bytes()};
+    const KvLayer layer{c.type,   c.kv_heads, c.head_dim,    k.data(),
+                        v.data(), blocks,     group_bytes(), group_bytes() / c.kv_heads};
     return {q.data(),
             width,
             out,

@@ -150,7 +150,7 @@ void test_kv(const Kernels& k, KvType type, int kv_heads, int head_dim, bool& sa
   const bool in_pairs = type == KvType::BF16;
   const int64_t part = kv_head_bytes(type, head_dim), stride = 8 * kv_heads * part + 64;  // a gap behind each group
   std::vector<uint8_t> keys(static_cast<size_t>(3 * stride), 0xab), values = keys;
-  const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
+  const KvLayer layer{type, kv_heads, head_dim, keys.data(), values.data(), blocks, stride, 8 * part};
   // `index`: of an element in a block's part of a head.
   const auto element = [&](const std::vector<uint8_t>& cache, int64_t slot, int64_t h, int64_t index, float f) {
     uint32_t stored = 0, expected = 0;
@@ -206,7 +206,7 @@ void test_kv_int8(const Kernels& k, int kv_heads, int head_dim, bool& same, std:
   const int64_t padded = (head_dim + 15) / 16 * 16, part = padded * 16 + 64, stride = 8 * kv_heads * part + 64;
   const int64_t blocks = 10, row = int64_t{kv_heads} * head_dim;
   std::vector<uint8_t> keys(static_cast<size_t>(2 * stride), 0xab), values = keys;
-  const KvLayer layer{KvType::I8, kv_heads, head_dim, keys.data(), values.data(), blocks, stride};
+  const KvLayer layer{KvType::I8, kv_heads, head_dim, keys.data(), values.data(), blocks, stride, 8 * part};
   for (const int32_t slot : {5, 40, 4, 47, 0, 159}) {
     auto key = random_row(row, 3, static_cast<unsigned>(slot)), value = random_row(row, 30, 99);
     if (slot == 40) std::fill(key.begin(), key.end(), 0.0f);

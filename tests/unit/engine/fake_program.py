@@ -321,7 +321,9 @@ def fitting(pending: bytes, allowed: list[int]) -> list[int]:
 
 
 def canonical(pending: bytes, allowed: list[int], draft: list[int]) -> list[int]:
-    """The draft's token, or the longest beginning, and what goes beyond."""
+    """The draft's token, alone if it goes beyond, or the longest beginning, and what goes beyond."""
+    if draft and len(TOKENS[draft[0]]) > len(pending):
+        return [t for t in allowed if t == draft[0]]
     longest = max(
         (t for t in range(VOCAB) if t not in SPECIAL and pending.startswith(TOKENS[t])),
         key=lambda t: len(TOKENS[t]),
