@@ -8,6 +8,7 @@
 // so whatever bytes lie there (stale blocks, NaN) cannot reach the result.
 #pragma once
 #include "../include/kernels.h"
+#include "../simd/fetch.h"
 #include "../simd/simd.h"
 
 namespace legato::LEGATO_ISA {
@@ -71,18 +72,14 @@ struct TileBlocks {
   bool fetches;                                         // what is beside and ahead; else that was done before
 };
 
-// Into the second-level cache: it waits for more lines at once than the first (measured: 18 against 12 GB/s).
-// Processors with AVX-512 compute faster than memory delivers: into the first-level cache is better there (1.03 to 1.2
-// times), and lines are fetched once more while the kAgain-th block after them is, as if orders were lost where many
-// are open (1.02 to 1.1 times; docs/benchmarks.md).
+// Where processors compute faster than memory delivers, lines are fetched once more while the kAgain-th block after
+// them is, as if orders were lost where many are open (1.02 to 1.1 times as fast; docs/benchmarks.md).
 #if defined(__AVX512F__)
 constexpr bool kFetchesAgain = true;
 constexpr bool waits_for_memory(int) { return true; }
-inline void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 #else
 constexpr bool kFetchesAgain = false;
 constexpr bool waits_for_memory(int queries) { return queries <= 4; }
-inline void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 #endif
 constexpr int kAgain = 2;
 
@@ -131,7 +128,7 @@ template <int N, class E, int kUnit>
 [[gnu::always_inline]] inline void fetch_units(Ahead<E, kUnit>& units) {
   const typename E::Raw* next = units.next(N);
 #pragma GCC unroll 8
-  for (int i = 0; i < N; ++i) fetch(next + i * kUnit);
+  for (int i = 0; i < N; ++i) fetch_later(next + i * kUnit);
 }
 
 // What each query of a sub-block sees of a tile: positions [low, high) relative to the tile; low >= high: nothing.

@@ -75,8 +75,8 @@ template <int NQ, int NB, int kOf, bool kFetches>
     for (const int end = pairs * (part + 1) / NB; p < end; ++p, q += 2 * kOf, lines += NB * kLine) {
 #pragma GCC unroll 8
       for (int b = 0; b < (kFetches ? NB : 0); ++b) {
-        fetch(lines + b * kLine);
-        if constexpr (kFetchesAgain) fetch(lines + b * kLine + again);
+        fetch_later(lines + b * kLine);
+        if constexpr (kFetchesAgain) fetch_later(lines + b * kLine + again);
       }
       products.add(sum, [&](int b) { return tile.k[block + b] + p * kLine; }, [&](int i) { return q + 2 * i; });
     }
@@ -178,8 +178,8 @@ struct PairColumns {
       for (const Narrow* end = w + 2 * n; w < end; w += 2, v += 2 * padded, lines += ND * kLine) {
 #pragma GCC unroll 4
         for (int j = 0; j < (kFetches ? ND : 0); ++j) {
-          fetch(lines + j * kLine);
-          if constexpr (kFetchesAgain) fetch(lines + j * kLine + again);
+          fetch_later(lines + j * kLine);
+          if constexpr (kFetchesAgain) fetch_later(lines + j * kLine + again);
         }
         products.add(sum, [&](int j) { return v + j * kLine; }, [&](int i) { return w + i * kRow; });
       }

@@ -1,5 +1,6 @@
 // What the matmul files of one instruction set share.
 #pragma once
+#include "../simd/fetch.h"
 #include "fill.h"
 #include "lanes.h"
 #include "packed.h"

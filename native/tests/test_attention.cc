@@ -257,6 +257,7 @@ int main() {
            0,
            {{400, 1}, {450, 1}, {300, 1}, {420, 3}, {400, 1}, {600, 2}, {400, 1}, {403, 1}},
            {{0, 0}, {0, 384}, {0, 256}, {0, 384}, {0, 0}, {4, 390}, {5, 256}, {6, 400}}});
+    check({t + "more heads than go abreast", type, 80, 40, 16, 0, 0, {{300, 1}, {140, 2}, {700, 1}}});
     check({t + "dimension 1 and 17", type, 3, 1, 17, 0, 0, {{0, 30}, {128, 4}}});
     for (int group = 1; group <= 13; ++group) {  // each number of queries that a loop takes at once, and what is left
       check({t + std::to_string(group) + " heads, one kv", type, group, 1, 48, 0, 0, {{300, 1}, {140, 2}}});
