@@ -73,7 +73,7 @@ struct TileBlocks {
 };
 
 // Where processors compute faster than memory delivers, lines are fetched once more while the kAgain-th block after
-// them is, as if orders were lost where many are open (1.02 to 1.1 times as fast; docs/benchmarks.md).
+// them is, as if orders were lost where many are open (1.06 to 1.09 times as fast; docs/benchmarks.md).
 #if defined(__AVX512F__)
 constexpr bool kFetchesAgain = true;
 constexpr bool waits_for_memory(int) { return true; }

@@ -8,7 +8,7 @@ namespace {
 inline void fetch_soon(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 // What is needed after something else: into the first-level cache too where processors compute faster than memory
-// delivers (Zen 5: products of 16 rows with 8-bit weights take 1.13 times as long otherwise, docs/benchmarks.md); else
+// delivers (Zen 5: products of 16 rows with 8-bit weights take 1.12 times as long otherwise, docs/benchmarks.md); else
 // into the second-level one, which waits for more lines at once (measured there: 18 against 12 GB/s).
 inline void fetch_later(const void* p) {
 #if defined(__AVX512F__)
